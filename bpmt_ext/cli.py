@@ -1,0 +1,110 @@
+"""A command line in, an exit status out: 0 done, 2 bad input (one sentence on standard error), 130 interrupted.
+
+Argument parsing only. What a command needs is imported when it runs, so that `--help` needs neither torch nor
+pydantic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bpmt_ext import __version__
+from bpmt_ext.errors import UserError
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cfgs", required=True, metavar="FILE", help="the config, a YAML file")
+    parser.add_argument(
+        "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="override single keys, e.g. trainer_cfg.seed=1 loss_cfg.0.margin=0.3",
+    )  # fmt: skip
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument(
+        "--iter", type=_count, default=0, metavar="N",
+        help="train on from, or test, the checkpoint of this iteration, in place of restore_hint",
+    )  # fmt: skip
+    parser.add_argument("--log_to_file", action="store_true", help="write the log into the output folder too")
+    # Launchers pass it in one spelling or the other; the environment says the same, so it is not used.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from bpmt_ext.config import load_settings
+    from bpmt_ext.engine.run import main as run
+
+    settings = load_settings(Path(args.cfgs), args.opts, root=Path.cwd())
+    return run(settings, phase=args.phase, iteration=args.iter or None, log_to_file=args.log_to_file)
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    from bpmt_ext.config import load_settings
+    from bpmt_ext.engine.check import run
+
+    return run(load_settings(Path(args.cfgs), args.opts, root=Path.cwd()))
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from bpmt_ext.engine.demo import run
+
+    return run(Path(args.output).absolute(), args.seed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bpmt", description="Body parts as modalities: gait and action recognition.")
+    parser.add_argument("--version", action="version", version=f"bpmt {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="train and test on made-up walkers")
+    demo.add_argument("--output", default="output/demo", metavar="DIR", help="where to write (default: %(default)s)")
+    demo.add_argument("--seed", type=_count, default=0, metavar="N", help="seed of data and training")
+    demo.set_defaults(handler=_demo)
+
+    for phase, text in (("train", "train the network of a config"), ("test", "test a trained network")):
+        command = commands.add_parser(phase, help=text)
+        _add_run(command)
+        command.set_defaults(handler=_run, phase=phase)
+
+    check = commands.add_parser("check-data", help="open every file of a config's data once and report")
+    _add_config(check)
+    check.set_defaults(handler=_check_data)
+    return parser
+
+
+def _guarded(name: str, handler: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """The handler's status; UserError as lines on standard error and 2, an interruption as 130."""
+    try:
+        return handler(args)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"{name}: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`bpmt`. argv: the arguments, those of the process where left out."""
+    args = _parser().parse_args(argv)
+    return _guarded("bpmt", args.handler, args)
+
+
+def host_main(argv: Sequence[str] | None = None, prog: str = "main.py") -> int:
+    """The hosts' command line: `--cfgs FILE --phase train|test [--iter N] [--log_to_file] [--opts ...]`."""
+    parser = argparse.ArgumentParser(prog=prog, description="Train or test a network on the embedded engine.")
+    _add_run(parser)
+    parser.add_argument("--phase", choices=("train", "test"), default="train", help="default: %(default)s")
+    return _guarded("bpmt", _run, parser.parse_args(argv))

@@ -1,0 +1,1 @@
+"""Pickles and partition files in, batches of poses with their masks out: sequences, transforms, batches, pickles."""

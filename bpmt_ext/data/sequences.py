@@ -1,0 +1,407 @@
+"""A data root and a partition file in; sets of sequence records for training, validation and testing out.
+
+On disk: <root>/<label>/<type>/<view>/*.pkl, a folder a sequence, its sorted files the modalities. The partition file
+is JSON: TRAIN_SET and TEST_SET (labels), where wanted VAL_SET (labels) and PROBE_SET ("label-type-view").
+Shapes: n sequences, t frames, v joints, c channels. Every fault in the data is a `UserError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpmt_ext.data.pickles import read_pickle, read_pose
+from bpmt_ext.errors import UserError
+
+CAMERA_RULES = ("type_prefix", "view", "view_prefix")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sequence: who, under which condition, seen from where, and its files (one per modality)."""
+
+    label: str
+    type: str
+    view: str
+    paths: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """label-type-view, as PROBE_SET writes it."""
+        return f"{self.label}-{self.type}-{self.view}"
+
+    def camera(self, rule: str) -> str:
+        """The camera by `rule`: the view, or the type's or view's part before its first underscore."""
+        if rule not in CAMERA_RULES:
+            raise UserError(f"data_cfg.camera: {rule!r} is unknown{_hint(rule, CAMERA_RULES)}")
+        text = self.type if rule == "type_prefix" else self.view
+        return text if rule == "view" else text.split("_", 1)[0]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The label lists of a benchmark, and its probes where it names them."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    val: tuple[str, ...] = ()
+    probe: tuple[str, ...] = ()
+
+
+@dataclass
+class PoseReader:
+    """Reads poses for all sets of one data root; remembers every length, and the arrays too when `cache`.
+
+    Remembered arrays stay in the process that read them: a loader worker started by spawn begins without them.
+    """
+
+    joints: int | None = None
+    cache: bool = False
+    arrays: dict[Path, np.ndarray] = field(default_factory=dict, repr=False)
+    lengths: dict[Path, int] = field(default_factory=dict, repr=False)
+
+    def read(self, path: Path) -> np.ndarray:
+        """(t, v, c) float32."""
+        if path in self.arrays:
+            return self.arrays[path]
+        array = read_pose(path, self.joints)
+        self.lengths[path] = len(array)
+        if self.cache:
+            self.arrays[path] = array
+        return array
+
+    def length(self, path: Path) -> int:
+        """t of the file; reads it the first time."""
+        return self.lengths[path] if path in self.lengths else len(self.read(path))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "arrays": {}}
+
+
+class SequenceSet:
+    """What samplers and loaders see: n records and the map from labels to class indices.
+
+    label_set: sorted labels, those of the records unless given (two sets may share one map); labels (n,) int64,
+    index into it; indices_by_label: for every label the positions of its sequences, maybe none.
+    """
+
+    def __init__(self, records: Sequence[Record], label_set: Collection[str] | None = None,
+                 reader: PoseReader | None = None) -> None:
+        self.records = tuple(records)
+        self.label_set = tuple(sorted({r.label for r in self.records} if label_set is None else set(label_set)))
+        position = {label: k for k, label in enumerate(self.label_set)}
+        self.labels = np.array([position[r.label] for r in self.records], dtype=np.int64)
+        self.types = tuple(r.type for r in self.records)
+        self.views = tuple(r.view for r in self.records)
+        self.names = tuple(r.name for r in self.records)
+        order = np.argsort(self.labels, kind="stable")
+        bounds = np.searchsorted(self.labels[order], np.arange(1, len(self.label_set)))
+        self.indices_by_label = tuple(np.split(order, bounds)) if self.label_set else ()
+        self.reader = reader or PoseReader()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, index: int) -> np.ndarray:
+        """(t, v, c) float32 of the first modality in use. A cached array is shared: do not write to it."""
+        return self.reader.read(self.records[index].paths[0])
+
+    def lengths(self) -> np.ndarray:
+        """(n,) int64 frames of every sequence; the first call reads every file."""
+        return np.array([self.reader.length(r.paths[0]) for r in self.records], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The sets of one data root. `probes` are names of test sequences, None where the benchmark names none.
+
+    dropped counts what was left out: missing_labels, missing_probes, unlisted_labels, empty_folders, few_cameras
+    (sequences of subjects below min_cameras), short (below frame_threshold), short_probes (those that were probes).
+    """
+
+    train: SequenceSet
+    val: SequenceSet
+    test: SequenceSet
+    probes: frozenset[str] | None
+    dropped: dict[str, int]
+    camera: str = "type_prefix"
+
+
+def _hint(name: object, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _some(names: Collection[str]) -> str:
+    """'12 (a, b, c, ...)' for messages."""
+    first = sorted(names)[:3]
+    return f"{len(names)} ({', '.join(first)}{', ...' if len(names) > 3 else ''})"
+
+
+def _folders(path: Path) -> list[Path]:
+    with os.scandir(path) as entries:  # unlike iterdir() this needs no look-up per entry
+        return [path / name for name in sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")]
+
+
+def _root(value: object) -> Path:
+    if not value:
+        raise UserError("data_cfg.dataset_root is not set: give the folder that holds <label>/<type>/<view>/*.pkl")
+    root = Path(str(value)).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data_cfg.dataset_root: no folder {root}; run the data set's converter "
+                        f"(python datasets/<source>.py --input RAW --output {root}) or correct the path")
+    return root
+
+
+def find_records(root: Path | str, labels: Collection[str] | None = None) -> list[Record]:
+    """All sequences below `root` (of these labels only, where given), sorted by label, type and view.
+
+    A view folder without a .pkl gives a record without paths. UserError if the root is missing or holds no sequence.
+    """
+    root = _root(root)
+    records = []
+    for label in (p for p in _folders(root) if labels is None or p.name in labels):
+        for kind in _folders(label):
+            for view in _folders(kind):
+                files = sorted(name for name in os.listdir(view) if name.endswith(".pkl") and name[0] != ".")
+                records.append(Record(label.name, kind.name, view.name, tuple(view / name for name in files)))
+    if not any(r.paths for r in records) and (labels is None or not _folders(root)):
+        raise UserError(f"data_cfg.dataset_root: {root} holds no <label>/<type>/<view>/*.pkl; "
+                        "point it at a converter's output, not at the raw data")
+    return records
+
+
+def read_partition(path: Path | str | None) -> Partition:
+    """The lists of a partition file; UserError if it is missing, is no JSON, lacks a list or puts a label in two."""
+    if not path:
+        raise UserError("data_cfg.dataset_partition is not set: give a JSON file with TRAIN_SET and TEST_SET")
+    path = Path(path).expanduser()
+    where = f"data_cfg.dataset_partition: {path}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{where} does not exist; the data set's converter (python datasets/<source>.py) puts it there; those "
+            "of Gait3D and SUSTech1K are the benchmark's own files: give the converter, with --partition, the one in a "
+            "FastPoseGait or OpenGait checkout (datasets/<name>/<name>.json) or in the data set's repository"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where} is not a readable JSON file ({error}); mend it or take a fresh copy") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where} holds a {type(content).__name__}; write {{'TRAIN_SET': [...], 'TEST_SET': [...]}}")
+    lists = {}
+    for key in ("TRAIN_SET", "TEST_SET", "VAL_SET", "PROBE_SET"):
+        if key not in content and key in ("TRAIN_SET", "TEST_SET"):
+            raise UserError(f"{where} has no list {key}; add it (it may be empty)")
+        values = content.get(key) or []
+        wrong = values if not isinstance(values, list) else [x for x in values if not isinstance(x, str)]
+        if wrong:
+            raise UserError(f"{where}: {key} must be a list of strings, got {str(wrong)[:40]}; write labels in quotes")
+        lists[key] = tuple(dict.fromkeys(values))
+    for key in ("TRAIN_SET", "VAL_SET"):
+        both = set(lists[key]) & set(lists["TEST_SET"])
+        if both:
+            raise UserError(f"{where}: labels both in {key} and TEST_SET: {_some(both)}; leave each in one list")
+    return Partition(lists["TRAIN_SET"], lists["TEST_SET"], lists["VAL_SET"], lists["PROBE_SET"])
+
+
+def _in_use(record: Record, data_in_use: Sequence[bool | int] | None) -> Record:
+    """The record with only the modalities in use: a list of true/false per file, or of file positions."""
+    if not data_in_use or not record.paths:
+        return record
+    if all(isinstance(x, bool) for x in data_in_use):
+        positions = [k for k, used in enumerate(data_in_use) if used]
+    else:
+        positions = [int(x) for x in data_in_use]
+    if not positions or min(positions) < 0 or max(positions) >= len(record.paths):
+        raise UserError(f"data_cfg.data_in_use {list(data_in_use)} does not fit {record.paths[0].parent}, which holds "
+                        f"{len(record.paths)} file(s); give one true or false per file, at least one true")
+    return Record(record.label, record.type, record.view, tuple(record.paths[k] for k in positions))
+
+
+def _check_presence(partition: Partition, records: Sequence[Record], data: Any, dropped: Counter[str]) -> None:
+    """Every listed label and probe is on disk, or `missing_labels: warn` lets them pass, counted and logged."""
+    present = {r.label for r in records}
+    missing = set(partition.train + partition.test + partition.val) - present
+    test = {r.name for r in records if r.label in set(partition.test)}
+    probes = set(partition.probe) - test
+    remedy = (f"in {data.dataset_root}; complete the data, shorten {data.dataset_partition}, "
+              "or set data_cfg.missing_labels: warn")
+    messages = [f"{_some(missing)} labels of the partition have no sequence {remedy}"] if missing else []
+    if probes and not missing:
+        messages.append(f"{_some(probes)} entries of PROBE_SET are not among the test sequences {remedy}")
+    dropped.update(missing_labels=len(missing), missing_probes=len(probes))
+    for message in messages:
+        if data.missing_labels != "warn":
+            raise UserError(message)
+        _LOG.warning(message)
+
+
+def _drop_short(records: list[Record], reader: PoseReader, threshold: int, lenient: bool) -> list[Record]:
+    """Records with more frames than the threshold; a file that cannot be read stays where `lenient`."""
+    if threshold <= 0:
+        return records  # every readable pose has at least one frame: nothing to look up
+    kept = []
+    for record in records:
+        try:
+            long_enough = reader.length(record.paths[0]) > threshold
+        except UserError:
+            if not lenient:
+                raise
+            long_enough = True
+        if long_enough:
+            kept.append(record)
+    return kept
+
+
+def _cameras(records: Sequence[Record], rule: str) -> dict[str, set[str]]:
+    cameras: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        cameras[record.label].add(record.camera(rule))
+    return cameras
+
+
+def _camera_split(records: Sequence[Record], rule: str) -> tuple[list[Record], list[Record]]:
+    """Three quarters of each subject's cameras train, the others validate (bpmt.md, section 6)."""
+    generator = random.Random(42)
+    training: dict[str, set[str]] = {}
+    for label, cameras in sorted(_cameras(records, rule).items()):
+        order = sorted(cameras)
+        generator.shuffle(order)
+        count = 1 if len(order) == 1 else min(max(1, int(0.75 * len(order))), len(order) - 1)
+        training[label] = set(order[:count])
+    sides: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        sides[record.camera(rule) not in training[record.label]].append(record)
+    return sides
+
+
+def _held_out(labels: Collection[str], share: float, seed: int) -> set[str]:
+    """The share of the training labels that validates."""
+    if not 0 <= share < 1:
+        raise UserError(f"data_cfg.validation is {share}; it is a share of the training labels: 0 (none) up to below 1")
+    order = sorted(labels)
+    if share == 0 or not order:
+        return set()
+    count = max(1, round(share * len(order)))
+    if count >= len(order):
+        raise UserError(f"data_cfg.validation {share} of {len(order)} training label(s) leaves no other; set it to 0")
+    return {order[k] for k in np.random.default_rng(seed).permutation(len(order))[:count]}
+
+
+def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) -> Splits:
+    """The sets of the data section of a config (any object with its attributes).
+
+    joints: what every pose must have. lenient: files that cannot be read stay in, for `check_data` to list.
+    UserError: a fault of the root, the partition or the settings, or nothing left of a list that was on disk.
+    """
+    partition = read_partition(data.dataset_partition)
+    if data.camera_split and partition.val:
+        raise UserError(f"data_cfg.camera_split does not go with the VAL_SET of {data.dataset_partition}; drop one")
+    listed = set(partition.train + partition.test + partition.val)
+    root = _root(data.dataset_root)
+    found = find_records(root, listed)
+    reader = PoseReader(joints, bool(data.cache))
+    dropped: Counter[str] = Counter(unlisted_labels=len({p.name for p in _folders(root)} - listed))
+    used = [_in_use(r, data.data_in_use) for r in found if r.paths]
+    _check_presence(partition, used, data, dropped)
+    kept = _drop_short(used, reader, data.frame_threshold, lenient)
+    names = {r.name for r in kept}
+    dropped.update(empty_folders=len(found) - len(used), short=len(used) - len(kept),
+                   short_probes=len({r.name for r in used} & set(partition.probe) - names))
+
+    inside = {key: set(labels) for key, labels in vars(partition).items()}
+    test = [r for r in kept if r.label in inside["test"]]
+    val = [r for r in kept if r.label in inside["val"]]
+    train = [r for r in kept if r.label in inside["train"] - inside["val"]]
+    cameras = _cameras(train, data.camera)
+    enough = [r for r in train if len(cameras[r.label]) >= data.min_cameras]
+    dropped.update(few_cameras=len(train) - len(enough))
+    for key, left in (("train", enough), ("test", test)):
+        if not left and any(r.label in inside[key] for r in used):
+            raise UserError(f"no sequence of {key.upper()}_SET is left: data_cfg.frame_threshold "
+                            f"{data.frame_threshold} and min_cameras {data.min_cameras} drop all; lower them")
+    if not kept:
+        raise UserError(f"none of the {len(listed)} labels of {data.dataset_partition} has a sequence in {root}; "
+                        "check that both belong to the same data set")
+    train, label_set = enough, None
+    if data.camera_split:
+        train, val = _camera_split(enough, data.camera)
+        label_set = {r.label for r in train}
+    elif not partition.val:
+        held = _held_out({r.label for r in enough}, data.validation, data.validation_seed)
+        train, val = [r for r in enough if r.label not in held], [r for r in enough if r.label in held]
+    probes = frozenset(partition.probe) & {r.name for r in test} if partition.probe else None
+    return Splits(SequenceSet(train, label_set, reader), SequenceSet(val, label_set, reader),
+                  SequenceSet(test, None, reader), probes, dict(dropped), data.camera)
+
+
+def fingerprint(splits: Splits) -> str:
+    """sha256 over the sorted names and file sizes of every set: equal for equal data, wherever they lie."""
+    lines = [f"{split} {record.name} {' '.join(str(p.stat().st_size) for p in record.paths)}\n"
+             for split in ("train", "val", "test") for record in getattr(splits, split).records]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _fault(array: np.ndarray | None, path: Path) -> str | None:
+    """What is wrong with a sequence: 'unreadable', 'nan', 'constant' (no joint ever moves) or nothing."""
+    if array is not None:
+        return "constant" if len(array) > 1 and bool((array == array[:1]).all()) else None
+    try:
+        values = np.asarray(read_pickle(path), dtype=np.float64)
+    except (UserError, ValueError, TypeError):
+        return "unreadable"
+    return "unreadable" if np.isfinite(values).all() else "nan"
+
+
+def check_data(splits: Splits, *, short: int = 10,
+               progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Opens every file once and reports: what each set holds, which sequences are doubtful, what was dropped.
+
+    short: sequences with at most so many frames are listed. progress: called with (files done, files in all).
+    Returns {"splits": {set: {labels, sequences, frames, shortest, median, longest, cameras}}, "problems": {"short",
+    "constant", "nan", "unreadable", "duplicate": [{set, name, detail}]}, "dropped": {...}, "fingerprint": hex}.
+    """
+    sets = {key: getattr(splits, key) for key in ("train", "val", "test")}
+    total, done, contents = sum(map(len, sets.values())), 0, {}
+    problems: dict[str, list[dict[str, str]]] = {k: [] for k in ("short", "constant", "nan", "unreadable", "duplicate")}
+    rows = {}
+    for key, sequences in sets.items():
+        frames = []
+        for record in sequences.records:
+            path, array, detail = record.paths[0], None, ""
+            try:
+                array = read_pose(path, sequences.reader.joints)
+            except UserError as error:
+                detail = str(error)
+            fault = _fault(array, path)
+            if fault:
+                problems[fault].append({"set": key, "name": record.name, "detail": detail or "no joint ever moves"})
+            if array is not None:
+                frames.append(len(array))
+                if len(array) <= short:
+                    problems["short"].append({"set": key, "name": record.name, "detail": f"{len(array)} frames"})
+                twin = contents.setdefault(hashlib.sha256(array.tobytes()).digest(), record.name)
+                if twin != record.name:
+                    problems["duplicate"].append({"set": key, "name": record.name, "detail": f"same content as {twin}"})
+            done += 1
+            if progress:
+                progress(done, total)
+        rows[key] = {
+            "labels": len({r.label for r in sequences.records}), "sequences": len(sequences), "frames": sum(frames),
+            "shortest": min(frames, default=0), "median": float(np.median(frames)) if frames else 0.0,
+            "longest": max(frames, default=0), "cameras": len({r.camera(splits.camera) for r in sequences.records}),
+        }
+    return {"splits": rows, "problems": problems, "dropped": dict(splits.dropped), "fingerprint": fingerprint(splits)}

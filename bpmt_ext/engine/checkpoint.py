@@ -1,0 +1,119 @@
+"""State in, a checkpoint file out, and back: `<save_name>-<iteration, 5 digits>.pt` with bare network keys.
+
+A file holds the host's four keys (model, optimizer, scheduler, iteration) and under `engine` what exact resumption
+needs besides. It is read with `weights_only=True`, so that opening somebody's file runs none of their code, and
+written under another name first, so that a crash never leaves a broken one in place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bpmt_ext.errors import UserError
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU. UserError if it is missing, broken, or holds anything but plain data."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such checkpoint; train first, or name another one")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds: zip, pickle, runtime, ...
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint of tensors and plain data ({reason})") from error
+    if not isinstance(state, dict) or not isinstance(state.get("model"), Mapping):
+        raise UserError(f"{path}: not a checkpoint: it has no `model` entry")
+    return state
+
+
+def find_iterations(folder: Path, save_name: str) -> list[int]:
+    """Iterations with a checkpoint in a folder, ascending."""
+    pattern = re.compile(re.escape(save_name) + r"-(\d{5,})\.pt")
+    found = (pattern.fullmatch(path.name) for path in folder.glob("*.pt")) if folder.is_dir() else ()
+    return sorted(int(match[1]) for match in found if match)
+
+
+def checkpoint_path(folder: Path, save_name: str, which: int | str) -> Path:
+    """The file of one iteration, of `best`, or `last` = the highest iteration there."""
+    if which == "last":
+        iterations = find_iterations(folder, save_name)
+        if not iterations:
+            raise UserError(f"{folder}: no checkpoint of {save_name} here; train first")
+        which = iterations[-1]
+    return folder / (f"{save_name}-{which:05d}.pt" if isinstance(which, int) else f"{save_name}-{which}.pt")
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path, *, strict: bool = True) -> list[str]:
+    """Copy weights by name; returns what was left out when not strict. A shape that differs is always an error."""
+    own = network.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if strict and (missing or unexpected):
+        raise UserError(
+            f"{source}: made by another architecture: {_few(missing)} missing, {_few(unexpected)} unexpected; "
+            "use the config it was trained with"
+        )
+    _check_shapes(own, weights, sorted(own.keys() & weights.keys()), source)
+    network.load_state_dict(weights, strict=False)
+    return missing + unexpected
+
+
+def load_stage(
+    network: nn.Module, weights: Mapping[str, Tensor], source: Path, *, prefixes: Sequence[str], optional: Sequence[str]
+) -> None:
+    """Take an earlier stage's weights: exactly the keys under these prefixes, each of which must be on both sides."""
+    own = network.state_dict()
+    mine, theirs = ({k for k in keys if k.startswith(tuple(prefixes))} for keys in (own, weights))
+    if mine != theirs:
+        raise UserError(
+            f"{source}: the earlier stage was built otherwise: {_few(sorted(mine - theirs))} missing, "
+            f"{_few(sorted(theirs - mine))} unexpected; both stages' model_cfg must agree"
+        )
+    taken = sorted(mine | {k for k in optional if k in own and k in weights})
+    _check_shapes(own, weights, taken, source)
+    network.load_state_dict({key: weights[key] for key in taken}, strict=False)
+
+
+def _check_shapes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], keys: Sequence[str], source: Path) -> None:
+    wrong = [key for key in keys if own[key].shape != weights[key].shape]
+    if wrong:
+        key = wrong[0]
+        raise UserError(
+            f"{source}: made by another architecture: {key} is {tuple(weights[key].shape)} there and "
+            f"{tuple(own[key].shape)} here ({len(wrong)} such); model_cfg must agree"
+        )
+
+
+def _few(keys: Sequence[str]) -> str:
+    if not keys:
+        return "nothing"
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+def weights_hash(network: nn.Module) -> str:
+    """A short checksum of all weights, for results files."""
+    total = 0
+    for name, value in sorted(network.state_dict().items()):
+        total = zlib.crc32(value.detach().cpu().contiguous().numpy().tobytes(), zlib.crc32(name.encode(), total))
+    return f"{total:08x}"

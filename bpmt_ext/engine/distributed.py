@@ -1,0 +1,92 @@
+"""The environment torchrun sets in, this process's place among its peers and what they exchange out.
+
+One process needs no process group. Several, on one machine or more, use gloo on CPUs and nccl on GPUs; the device is
+chosen by the local rank, everything else by the global one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bpmt_ext.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's rank among `size` processes, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def gather_rows(self, x: Tensor) -> Tensor:
+        """(n, ...) of this process -> (size n, ...) of all, in order of rank; gradients flow into the own rows.
+
+        Every process must hold equally many rows. DistributedDataParallel averages gradients over processes, so a loss
+        over gathered rows is to be multiplied by the world size.
+        """
+        if self.size == 1:
+            return x
+        rows = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(rows, x.detach().contiguous())
+        rows[self.rank] = x
+        return torch.cat(rows)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """One picklable value per process, in order of rank, on every process."""
+        if self.size == 1:
+            return [value]
+        out: list[Any] = [None] * self.size
+        dist.all_gather_object(out, value)
+        return out
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean of a tensor over processes."""
+        if self.size == 1:
+            return x
+        x = x.clone()
+        dist.all_reduce(x)
+        return x / self.size
+
+
+@contextmanager
+def world(timeout_minutes: float = 30) -> Iterator[World]:
+    """Join the process group if torchrun started several processes, leave it at the end."""
+    try:
+        rank, size, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    except ValueError as error:
+        raise UserError(f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers ({error}); start with torchrun") from error
+    gpu = torch.cuda.is_available()
+    if gpu and local >= torch.cuda.device_count():
+        raise UserError(
+            f"local rank {local} has no GPU: this machine shows {torch.cuda.device_count()}; "
+            "give torchrun --nproc-per-node at most that many"
+        )
+    device = torch.device("cuda", local) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
+    try:
+        yield World(rank, size, device)
+    finally:
+        dist.destroy_process_group()

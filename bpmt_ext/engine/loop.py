@@ -1,0 +1,248 @@
+"""A run's parts in, trained weights and the best validation figures out: the one loop all stages share.
+
+Stages differ in what they build, not in how they are trained. Dropout and the like draw from torch's generator, which
+is seeded anew from (seed, iteration, rank) before every step: a resumed run then needs no saved random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from bpmt_ext.data.batches import Batch, inference_loader, train_loader
+from bpmt_ext.engine.checkpoint import (
+    checkpoint_path,
+    find_iterations,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from bpmt_ext.engine.distributed import World
+from bpmt_ext.engine.inference import clip_sampler, validate
+from bpmt_ext.engine.logs import Journal, log
+from bpmt_ext.engine.parts import Run, autocast, resolved_text, seed_everything, training_precision
+from bpmt_ext.errors import UserError
+
+
+class Tracker:
+    """Running means of figures between two log lines. Its state is in the checkpoint: a resumed run logs the same."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        state = state or {"count": 0, "sums": {}}
+        self.count: int = state["count"]
+        self.sums: dict[str, Tensor] = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["sums"].items()}
+        self.losses: list[Tensor] = []
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        self.count += 1
+        self.losses.append(figures["loss"])
+        for name, value in figures.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
+
+    def check(self, iteration: int) -> None:
+        """Stop at the first loss that is not finite. Called where the numbers are read anyway: no extra wait on a GPU."""
+        if not self.losses:
+            return
+        finite = torch.isfinite(torch.stack(self.losses)).tolist()
+        if not all(finite):
+            raise UserError(
+                f"the loss is not finite at iteration {iteration - len(finite) + 1 + finite.index(False)}; "
+                "lower optimizer_cfg.lr, or set trainer_cfg.clip_grad or trainer_cfg.precision: off"
+            )
+        self.losses.clear()
+
+    def state(self, world: World) -> dict[str, Any]:
+        """What a checkpoint holds: the sums as their mean over processes."""
+        total = world.mean(torch.stack([value.to(world.device) for value in self.sums.values()])) if self.sums else ()
+        return {"count": self.count, "sums": {k: float(v) for k, v in zip(self.sums, total, strict=True)}}
+
+    def means(self, world: World) -> dict[str, float]:
+        """The means since the last call, over processes too."""
+        out = {name: value / self.count for name, value in self.state(world)["sums"].items()}
+        self.count, self.sums = 0, {}
+        return out
+
+
+class Best:
+    """The best validation so far: lowest loss in pretraining, highest mAP in finetuning. The earlier one wins a tie."""
+
+    def __init__(self, key: str, state: Mapping[str, Any] | None = None) -> None:
+        self.key, self.sign = key, 1 if key == "loss" else -1
+        self.figures: dict[str, float] = dict(state["figures"]) if state else {}
+        self.iteration: int = state["iteration"] if state else 0
+
+    def improved(self, figures: Mapping[str, float], iteration: int) -> bool:
+        """Take the new figures if they are better."""
+        if self.figures and self.sign * figures[self.key] >= self.sign * self.figures[self.key]:
+            return False
+        self.figures, self.iteration = dict(figures), iteration
+        return True
+
+    def show(self) -> dict[str, str]:
+        """What the progress bar says of it."""
+        names = ("loss",) if self.key == "loss" else ("Rank-1", "mAP")
+        return {f"best {name}": f"{self.figures[name]:.4g}" for name in names if name in self.figures}
+
+    def state(self) -> dict[str, Any]:
+        return {"figures": self.figures, "iteration": self.iteration}
+
+
+class Trainer:
+    """One training: what changes from step to step and what a checkpoint holds."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.config, world = run, run.settings.trainer_cfg, run.world
+        run.network.to(world.device)
+        solver, arguments = run.settings.solver()
+        self.optimizer = solver([p for p in run.network.parameters() if p.requires_grad], **arguments)
+        schedule, arguments = run.settings.scheduler()
+        self.scheduler = schedule(self.optimizer, **arguments)
+        self.precision = training_precision(run.settings)
+        fp16 = self.precision == "fp16" and world.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)
+        self.tracker, self.best, self.iteration = Tracker(), Best("loss" if run.method.pretraining else "mAP"), 0
+        self._restore()
+        fit_inputs(run)
+        self.model: nn.Module = run.network
+        if world.size > 1:
+            devices = [world.device] if world.device.type == "cuda" else None
+            self.model = DistributedDataParallel(run.network, devices)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One update; returns the detached figures."""
+        self.iteration += 1
+        seed_everything(self.config.seed, self.iteration, self.run.world.rank)
+        self.model.train()
+        if self.config.fix_BN:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        with autocast(self.run.world.device, self.precision):
+            out = self.model(batch.pose, batch.mask, batch.key)
+        loss, figures = self.run.objective(out, batch.label, self.run.world)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.config.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        figures |= {"lr": torch.tensor(self.optimizer.param_groups[0]["lr"])}
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return figures
+
+    def save(self, which: int | str) -> None:
+        """Write a checkpoint in the main process; the others wait, so that nobody runs ahead of a failed write."""
+        self.tracker.check(self.iteration)
+        tracker = self.tracker.state(self.run.world)
+        if self.run.world.main:
+            engine = {
+                "best": self.best.state(),
+                "tracker": tracker,
+                "scaler": self.scaler.state_dict(),
+                "seed": self.config.seed,
+                "config": resolved_text(self.run.settings),
+            }
+            state = {
+                "model": self.run.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "iteration": self.iteration,
+                "engine": engine,
+            }
+            save_checkpoint(checkpoint_path(self.run.checkpoints, self.config.save_name, which), state)
+        self.run.world.barrier()
+
+    def _restore(self) -> None:
+        """Continue from `restore_hint`: 0 starts anew, `auto` takes the newest checkpoint if there is one, a number
+        that iteration's; a path takes that file's weights and optimiser at iteration 0 (the host's rule)."""
+        t, folder = self.config, self.run.checkpoints
+        hint = t.restore_hint
+        if hint == "auto":
+            hint = max(find_iterations(folder, t.save_name), default=0)
+        if hint == 0:
+            return
+        path = checkpoint_path(folder, t.save_name, hint) if isinstance(hint, int) else Path(hint)
+        state = load_checkpoint(path)
+        load_weights(self.run.network, state["model"], path, strict=t.restore_ckpt_strict)
+        try:
+            if not t.optimizer_reset and "optimizer" in state:
+                self.optimizer.load_state_dict(state["optimizer"])
+            if not t.scheduler_reset and "scheduler" in state:
+                self.scheduler.load_state_dict(state["scheduler"])
+        except (ValueError, KeyError) as error:
+            remedy = "set trainer_cfg.optimizer_reset and scheduler_reset to true"
+            raise UserError(f"{path}: its optimiser state does not fit this config ({error}); {remedy}") from error
+        if not isinstance(hint, int):
+            return
+        engine = state.get("engine", {})  # a host's checkpoint has none
+        self.iteration = int(state["iteration"])
+        self.tracker, self.best = Tracker(engine.get("tracker")), Best(self.best.key, engine.get("best"))
+        if engine.get("scaler"):
+            self.scaler.load_state_dict(engine["scaler"])
+        if self.run.world.main:
+            log.info("%s: continuing from %s", self.run.settings.model_cfg.model, path.name)
+
+
+def fit_inputs(run: Run, most: int = 512) -> None:
+    """Give a network that asks for it its input statistics, from fixed clips of at most `most` training sequences."""
+    fitted = run.network.state_dict().get("t1.streams.fitted")
+    if fitted is None or bool(fitted):
+        return
+    t, poses, masks = run.settings.trainer_cfg, [], []
+    for batch in inference_loader(run.splits.train, clip_sampler(run.settings), run.test_transform, seed=t.seed):
+        poses.append(batch.pose)
+        masks.append(batch.mask)
+        if sum(map(len, poses)) >= most:
+            break
+    frames = max(pose.shape[1] for pose in poses)
+    pad = [frames - pose.shape[1] for pose in poses]
+    pose = torch.cat([nn.functional.pad(x, (0, 0, 0, 0, 0, k)) for x, k in zip(poses, pad, strict=True)])
+    mask = torch.cat([nn.functional.pad(x, (0, k)) for x, k in zip(masks, pad, strict=True)])
+    run.network.fit(pose.to(run.world.device), mask.to(run.world.device))
+
+
+def train(run: Run) -> dict[str, float]:
+    """Train to total_iter from wherever `restore_hint` says; returns the best validation figures, empty without any."""
+    t, world, trainer = run.settings.trainer_cfg, run.world, Trainer(run)
+    loader = train_loader(
+        run.splits.train,
+        t.sampler.model_dump(),
+        run.train_transform,
+        seed=t.seed,
+        start=trainer.iteration,
+        stop=t.total_iter,
+        rank=world.rank,
+        world_size=world.size,
+        num_workers=run.settings.data_cfg.num_workers,
+        pin_memory=world.device.type == "cuda",
+    )
+    name = f"{run.settings.model_cfg.model:8}"
+    bar = tqdm(total=t.total_iter, initial=trainer.iteration, desc=name, unit="it", disable=not world.main, mininterval=1)
+    with Journal(run.folder, start=trainer.iteration, active=world.main) as journal, bar:
+        for batch in loader:
+            trainer.tracker.add(trainer.step(batch.to(world.device, non_blocking=True)))
+            iteration = trainer.iteration
+            last = iteration == t.total_iter
+            bar.update()
+            if last or iteration % t.log_iter == 0:
+                trainer.tracker.check(iteration)
+                means = trainer.tracker.means(world)
+                journal.write(iteration, "train", means)
+                bar.set_postfix(loss=f"{means['loss']:.4f}", **trainer.best.show())
+            if t.val_iter and len(run.splits.val) and (last or iteration % t.val_iter == 0):
+                figures = validate(run)
+                journal.write(iteration, "validation", figures)
+                if trainer.best.improved(figures, iteration):
+                    trainer.save("best")
+                bar.set_postfix(loss=f"{figures['loss']:.4f}", **trainer.best.show())
+            if last or iteration % t.save_iter == 0:
+                trainer.save(iteration)
+    return trainer.best.figures

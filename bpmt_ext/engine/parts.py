@@ -1,0 +1,94 @@
+"""Settings in; the pieces every training and test is made of (a Run, its objective, its precision) out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from bpmt_ext.config import Settings
+from bpmt_ext.data.sequences import Splits
+from bpmt_ext.data.transforms import Compose
+from bpmt_ext.draws import Draws
+from bpmt_ext.engine.distributed import World
+from bpmt_ext.registry import Method
+
+
+class Objective:
+    """Network output and labels in, what to call backward on and the figures to log (`loss` first) out.
+
+    losses: (name in the logs, loss, {argument: output} that feed it) for networks that classify or embed; empty for
+    pretraining, whose loss is the mean of the network's own.
+    """
+
+    def __init__(self, losses: Sequence[tuple[str, nn.Module, Mapping[str, str]]]) -> None:
+        self.losses = losses
+
+    def __call__(self, out: Mapping[str, Any], labels: Tensor, world: World) -> tuple[Tensor, dict[str, Tensor]]:
+        if "losses" in out:
+            named = out["losses"]
+            loss = torch.stack(list(named.values())).mean()
+            return loss, {"loss": loss.detach(), **{f"part/{name}": value.detach() for name, value in named.items()}}
+        zero = torch.zeros((), device=labels.device)
+        total, figures = zero, {"loss": zero}
+        for prefix, loss_fn, inputs in self.losses:
+            given = {argument: out[name] for argument, name in inputs.items()} | {"labels": labels}
+            scale = 1
+            if loss_fn.pairwise:  # every process sees all rows, and DistributedDataParallel averages the gradients
+                given = {argument: world.gather_rows(value) for argument, value in given.items()}
+                scale = world.size
+            loss, info = loss_fn(**given)
+            total = total + loss_fn.loss_term_weight * scale * loss
+            figures["loss"] = figures["loss"] + loss_fn.loss_term_weight * loss.detach()
+            figures[f"{prefix}/loss"] = loss.detach()
+            figures |= {f"{prefix}/{name}": value for name, value in info.items()}
+        return total, figures
+
+
+@dataclass
+class Run:
+    """Everything one training or test needs; `engine/stages.py` builds it from the settings."""
+
+    settings: Settings
+    method: Method
+    network: nn.Module
+    objective: Objective
+    splits: Splits
+    train_transform: Compose
+    test_transform: Compose
+    world: World
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Mixed precision on this device: off, bf16 or fp16 (a CPU has no use for fp16 and takes bf16)."""
+    if precision == "off":
+        return nullcontext()
+    half = torch.float16 if precision == "fp16" and device.type == "cuda" else torch.bfloat16
+    return torch.autocast(device.type, dtype=half)
+
+
+def training_precision(settings: Settings) -> str:
+    """off, bf16 or fp16."""
+    t = settings.trainer_cfg
+    return t.precision or ("fp16" if t.enable_float16 else "off")
+
+
+def resolved_text(settings: Settings) -> str:
+    """The complete settings as YAML."""
+    return yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
+
+
+def seed_everything(seed: int, iteration: int, rank: int) -> None:
+    """Seed torch's generators for one step of one process: initial weights at iteration 0, dropout afterwards."""
+    torch.manual_seed(int(Draws.at(seed, iteration, [rank]).split("step").integers(2**62)))

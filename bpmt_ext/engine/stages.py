@@ -1,0 +1,257 @@
+"""Settings in, a trained network and a results file out: what one config asks for, earlier stages included.
+
+A finetuning config names the stages before it (`model_cfg.stages: {t1: <yaml or checkpoint>, t2: ...}`). Training it
+first trains those whose last checkpoint is not there yet; asked again, it repeats nothing. Options reach the stages so:
+`t1.section.key=value` goes to that stage alone, `data_cfg.*` and `trainer_cfg.seed` go to all of them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bpmt_ext import __version__
+from bpmt_ext.config import Settings, load_settings, suggestion
+from bpmt_ext.data.sequences import Splits, fingerprint, load_splits
+from bpmt_ext.data.transforms import build_transform
+from bpmt_ext.engine.checkpoint import (
+    checkpoint_path, find_iterations, load_checkpoint, load_stage, load_weights, weights_hash,
+)
+from bpmt_ext.engine.distributed import World
+from bpmt_ext.engine.inference import embed
+from bpmt_ext.engine.logs import log, write_json, write_text
+from bpmt_ext.engine.loop import train
+from bpmt_ext.engine.parts import Objective, Run, resolved_text, seed_everything
+from bpmt_ext.errors import UserError
+from bpmt_ext.losses import LOSSES
+from bpmt_ext.metrics.protocols import evaluate, protocol_counts
+from bpmt_ext.registry import Method, build_network, get_method
+from bpmt_ext.report.tables import results_table
+from bpmt_ext.skeletons import Skeleton, get_skeleton, skeleton_from_mapping
+
+
+def run_folder(settings: Settings, output: Path, *, testing: bool = False) -> Path:
+    """`<output>/<dataset_name>/<model>/<save_name>`."""
+    engine = settings.evaluator_cfg if testing else settings.trainer_cfg
+    return output / settings.data_cfg.dataset_name / settings.model_cfg.model / engine.save_name
+
+
+def data_skeleton(settings: Settings) -> Skeleton:
+    """The joint format of the data: a name of the table or the user's own."""
+    own = settings.data_cfg.skeleton
+    return skeleton_from_mapping(own) if own is not None else get_skeleton(settings.data_cfg.joint_format)
+
+
+def load_data(settings: Settings) -> Splits:
+    """The sets the config names. Refuses a protocol without a valid probe before anything is trained."""
+    splits = load_splits(settings.data_cfg, joints=data_skeleton(settings).num_joints)
+    for kind, count in splits.dropped.items():
+        if count:
+            log.info("left out: %d %s", count, kind.replace("_", " "))
+    return splits
+
+
+def check_protocol(settings: Settings, splits: Splits) -> dict[str, Any]:
+    """Counts of the test protocol; UserError if it has no valid probe."""
+    e, test = settings.evaluator_cfg, splits.test
+    labels = [record.label for record in test.records]
+    return protocol_counts(
+        e.eval_func, labels, test.types, test.views, probes=splits.probes, same_camera=e.same_camera, camera=e.camera
+    )
+
+
+def build_objective(settings: Settings, method: Method) -> Objective:
+    """The losses of the config, each fed from the outputs the registry names."""
+    if method.losses is None:
+        return Objective([])
+    rows = []
+    for i, loss_cfg in enumerate(settings.loss_cfg):
+        where = settings.where(f"loss_cfg.{i}.type")
+        if loss_cfg.type not in LOSSES:
+            raise UserError(f"{where}: there is no loss {loss_cfg.type!r}{suggestion(loss_cfg.type, LOSSES)}")
+        if loss_cfg.type not in method.losses:
+            raise UserError(f"{where}: {settings.model_cfg.model} has no output for {loss_cfg.type}; leave it out")
+        loss_class = LOSSES[loss_cfg.type]
+        arguments = settings.arguments(loss_class, f"loss_cfg.{i}", supplied=("loss_term_weight",))
+        try:
+            loss = loss_class(**arguments, loss_term_weight=loss_cfg.loss_term_weight)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{where}: {error}") from error
+        rows.append((loss_cfg.log_prefix or loss_cfg.type, loss, method.losses[loss_cfg.type]))
+    return Objective(rows)
+
+
+def build_run(settings: Settings, splits: Splits, world: World, folder: Path) -> Run:
+    """The network, its losses and transforms, with initial weights from trainer_cfg.seed."""
+    name = settings.model_cfg.model
+    method, skeleton = get_method(name), data_skeleton(settings)
+    supplied = ("skeleton",)
+    arguments = settings.arguments(method.network(), "model_cfg", supplied=supplied)
+    seed_everything(settings.trainer_cfg.seed, 0, 0)
+    network = build_network(
+        name, arguments, skeleton=skeleton, classes=len(splits.train.label_set), where=settings.where("model_cfg")
+    )
+    if settings.trainer_cfg.sync_BN and world.size > 1 and world.device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return Run(
+        settings=settings,
+        method=method,
+        network=network,
+        objective=build_objective(settings, method),
+        splits=splits,
+        train_transform=build_transform(settings.trainer_cfg.transform, skeleton),
+        test_transform=build_transform(settings.evaluator_cfg.transform, skeleton),
+        world=world,
+        folder=folder,
+    )
+
+
+def stage_options(opts: Sequence[str], stage: str) -> list[str]:
+    """Of the command line's options those that concern an earlier stage."""
+    own = [text.removeprefix(f"{stage}.") for text in opts if text.startswith(f"{stage}.")]
+    shared = [text for text in opts if text.startswith(("data_cfg.", "trainer_cfg.seed="))]
+    inner = [text for text in opts if text.split(".", 1)[0] in ("t1", "t2") and not text.startswith(f"{stage}.")]
+    return shared + own + inner
+
+
+def finished_checkpoint(settings: Settings, output: Path) -> Path | None:
+    """The checkpoint a finished training hands on: the best on validation, else the last; None if it is unfinished."""
+    folder, name = run_folder(settings, output) / "checkpoints", settings.trainer_cfg.save_name
+    if settings.trainer_cfg.total_iter not in find_iterations(folder, name):
+        return None
+    best = checkpoint_path(folder, name, "best")
+    return best if best.is_file() else checkpoint_path(folder, name, settings.trainer_cfg.total_iter)
+
+
+def earlier_stages(
+    settings: Settings, world: World, output: Path, opts: Sequence[str], root: Path
+) -> list[tuple[str, Path]]:
+    """(name, checkpoint) of every earlier stage, in order, trained now where no finished checkpoint stands."""
+    method, found = get_method(settings.model_cfg.model), []
+    for name, value in sorted(settings.model_cfg.stages.items()):
+        if name not in method.stages:
+            raise UserError(
+                f"{settings.where(f'model_cfg.stages.{name}')}: {settings.model_cfg.model} has no stage {name!r}"
+                f"{suggestion(name, method.stages)}"
+            )
+        path = Path(value)
+        if path.suffix not in (".yaml", ".yml"):
+            if not path.is_file():
+                raise UserError(f"{path}: the checkpoint of stage {name} is missing; train it, or name its YAML file")
+            found.append((name, path))
+            continue
+        if not path.is_file():
+            raise UserError(f"{path}: the config of stage {name} is missing; correct model_cfg.stages.{name}")
+        inner = stage_options(opts, name)
+        stage = load_settings(path, [text for text in inner if not text.startswith(("t1.", "t2."))], root)
+        if finished_checkpoint(stage, output) is None:
+            train_config(stage, world, output, inner, root)
+        checkpoint = finished_checkpoint(stage, output)
+        if checkpoint is None:
+            raise UserError(f"{path}: stage {name} has no finished checkpoint after training; see its log")
+        found.append((name, checkpoint))
+    return found
+
+
+def train_config(settings: Settings, world: World, output: Path, opts: Sequence[str], root: Path) -> Run:
+    """Train what a config describes, earlier stages first. Continues an interrupted run of the same name."""
+    splits = load_data(settings)
+    if not get_method(settings.model_cfg.model).pretraining:
+        if settings.trainer_cfg.with_test:
+            check_protocol(settings, splits)
+        if len(splits.train.label_set) < 2:
+            raise UserError(
+                f"{settings.data_cfg.dataset_partition}: {len(splits.train.label_set)} training identity; "
+                "metric learning needs at least 2"
+            )
+    run = build_run(settings, splits, world, run_folder(settings, output))  # first: its faults cost no stage
+    stages = earlier_stages(settings, world, output, opts, root)
+    for name, path in stages:
+        weights = load_checkpoint(path)["model"]
+        load_stage(run.network, weights, path, prefixes=run.method.stages[name], optional=run.method.optional)
+    if world.main:
+        write_text(run.folder / "config.yaml", resolved_text(settings))
+        trained = sum(p.numel() for p in run.network.parameters() if p.requires_grad)
+        log.info(
+            "%s: %d training sequences of %d identities, %d for validation; %s parameters to train",
+            settings.model_cfg.model, len(splits.train), len(splits.train.label_set), len(splits.val), f"{trained:,}",
+        )
+    best = train(run)
+    if world.main:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if "/" not in name)
+        log.info("%s: trained to iteration %d; best on validation: %s",
+                 settings.model_cfg.model, settings.trainer_cfg.total_iter, figures or "not measured")
+    return run
+
+
+def test_config(settings: Settings, world: World, output: Path, which: int | str | None = None) -> dict[str, Any]:
+    """Embed the test set with a trained network and score it; writes results.json and embeddings.npz."""
+    splits = load_data(settings)
+    check_protocol(settings, splits)
+    folder = run_folder(settings, output, testing=True)
+    hint = settings.evaluator_cfg.restore_hint if which is None else which
+    named = isinstance(hint, int) or hint in ("last", "best")
+    path = checkpoint_path(folder / "checkpoints", settings.evaluator_cfg.save_name, hint) if named else Path(hint)
+    if hint == "best" and not path.is_file():  # trained without validation
+        path = checkpoint_path(folder / "checkpoints", settings.evaluator_cfg.save_name, "last")
+    state = load_checkpoint(path)
+    # the head is as wide as it was in training, whatever data this test has
+    run = build_run(_with_classes(settings, state["model"]), splits, world, folder)
+    load_weights(run.network, state["model"], path, strict=settings.evaluator_cfg.restore_ckpt_strict)
+    return score(run, iteration=int(state.get("iteration", 0)), write=world.main)
+
+
+def _with_classes(settings: Settings, weights: dict[str, torch.Tensor]) -> Settings:
+    """Settings whose `num_class` is that of the checkpoint; identities of other data need no column in the head."""
+    for key, axis in (("head.classes", 1), ("head.classifier.weight", 0)):
+        if key in weights and "num_class" not in settings.model_cfg.free:
+            model = settings.model_cfg.model_copy(update={"num_class": weights[key].shape[axis]})
+            return settings.model_copy(update={"model_cfg": model})
+    return settings
+
+
+def score(run: Run, *, iteration: int, write: bool) -> dict[str, Any]:
+    """Results of the test protocol for the network as it stands."""
+    e, splits = run.settings.evaluator_cfg, run.splits
+    found = embed(run, splits.test)
+    result = evaluate(
+        e.eval_func, found.embeddings, found.labels, found.types, found.views, metric=e.metric, probes=splits.probes,
+        same_camera=e.same_camera, camera=e.camera,
+    )
+    per_probe = result.pop("per_probe")
+    results = {
+        "dataset": run.settings.data_cfg.test_dataset_name,
+        "model": run.settings.model_cfg.model,
+        "iteration": iteration,
+        "seed": run.settings.trainer_cfg.seed,
+        **result,
+        "dropped": {name: count for name, count in splits.dropped.items() if count},
+        "weights": weights_hash(run.network),
+        "data": fingerprint(splits),
+        "config": run.settings.fingerprint,
+        "versions": {"bpmt_ext": __version__, "torch": torch.__version__, "numpy": np.__version__,
+                     "python": platform.python_version()},
+    }
+    if write:
+        write_json(run.folder / "results.json", results)
+        save_arrays(run.folder / "embeddings.npz", {
+            "embeddings": found.embeddings, "labels": np.array(found.labels), "types": np.array(found.types),
+            "views": np.array(found.views),
+        })
+        save_arrays(run.folder / "per_probe.npz", per_probe)
+        log.info("%s", results_table(results))
+    return {**results, "per_probe": per_probe}
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(temporary, **arrays)
+    temporary.replace(path)

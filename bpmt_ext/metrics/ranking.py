@@ -1,0 +1,124 @@
+"""Embeddings (n, d, p) in; distances (n, m) and, per probe, first match, AP and INP out.
+
+Definitions: specs/protocols.md, section 4. Letters: n probes, m gallery entries, d width, p parts. Distances are
+float32, summed over blocks of probes so that memory stays bounded whatever n and m are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+METRICS = ("euc", "cos")
+
+_BLOCK_PRODUCTS = 2**24  # floats of one (p, probes, gallery) block of products: 64 MB
+_BLOCK_PAIRS = 2**22  # pairs ranked at a time: some 40 bytes each
+
+
+def prepare(embeddings: np.ndarray | Tensor, metric: str) -> Tensor:
+    """(n, d, p) -> (g, n, e) float32, ready for `compare`: g = p, e = d for "euc"; g = 1, e = d*p for "cos".
+
+    Euclidean: the common mean is taken off, which changes no distance but keeps |a|^2 + |b|^2 - 2ab from cancelling
+    when all embeddings lie close together, far from the origin. Cosine: unit parts; a part of zeros has cosine 0.
+    ValueError for another shape or metric.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    x = torch.as_tensor(embeddings).detach()
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(f"embeddings must be (n, d, p) and not empty, got {tuple(x.shape)}")
+    x = x.to(torch.float32)
+    if metric == "cos":
+        x = x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        return x.flatten(1)[None] / x.shape[2] ** 0.5  # (1, n, d*p): one product is the mean over parts
+    x = x - x.mean(0, dtype=torch.float64).to(torch.float32)
+    return x.permute(2, 0, 1).contiguous()  # (p, n, d)
+
+
+def compare(probe: Tensor, gallery: Tensor, metric: str) -> Tensor:
+    """Prepared (g, n, e) and (g, m, e), of one call to `prepare` -> distances (n, m) float32, at once."""
+    products = probe @ gallery.mT  # (g, n, m)
+    if metric == "cos":
+        return 1 - products[0]
+    squares = products.mul_(-2).add_(probe.square().sum(2)[:, :, None]).add_(gallery.square().sum(2)[:, None])
+    return squares.clamp_(min=0).sqrt_().mean(0)
+
+
+def distances(probe: np.ndarray | Tensor, gallery: np.ndarray | Tensor, metric: str = "euc") -> Tensor:
+    """(n, d, p), (m, d, p) -> (n, m) float32.
+
+    "euc": mean over parts of the Euclidean distance; "cos": 1 - mean over parts of the cosine.
+    ValueError for unequal widths or parts, empty input or another metric.
+    """
+    probe, gallery = torch.as_tensor(probe), torch.as_tensor(gallery)
+    if probe.shape[1:] != gallery.shape[1:]:
+        raise ValueError(f"probe (n, d, p) {tuple(probe.shape)} and gallery {tuple(gallery.shape)} differ in d or p")
+    n = len(probe)
+    both = prepare(torch.cat([probe, gallery]), metric)
+    return torch.cat([compare(both[:, rows], both[:, n:], metric) for rows in blocks(n, len(gallery), both.shape[0])])
+
+
+def blocks(n: int, m: int, parts: int = 1) -> Iterator[slice]:
+    """Slices of n probes, each small enough to be compared with m gallery entries and ranked at once."""
+    step = max(1, min(_BLOCK_PRODUCTS // (max(1, m) * parts), _BLOCK_PAIRS // max(1, m)))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+def rank(
+    dist: np.ndarray | Tensor, match: np.ndarray | Tensor, keep: np.ndarray | Tensor | None = None
+) -> dict[str, Tensor]:
+    """Ranking of the gallery by every probe.
+
+    dist (n, m), finite; match (n, m) bool, True where identity is shared; keep (n, m) bool, False where the gallery
+    entry does not exist for this probe (default: all exist). Equal distances rank in gallery order.
+    -> valid (n,) bool, False where no kept entry matches; first (n,) int64, place of the first match, from 1;
+    ap, inp (n,) float64 in 0..1. At probes that are not valid: first 0, ap and inp NaN.
+    ValueError for unequal shapes or distances that are not finite.
+    """
+    dist, match = torch.as_tensor(dist), torch.as_tensor(match)
+    keep = torch.ones_like(match) if keep is None else torch.as_tensor(keep)
+    if dist.ndim != 2 or match.shape != dist.shape or keep.shape != dist.shape:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (dist, match, keep))
+        raise ValueError(f"dist, match and keep must share one shape (n, m), got {shapes}")
+    if not torch.isfinite(dist).all():
+        raise ValueError("distances must be finite")
+    rows = [_rank_block(dist[b], match[b], keep[b]) for b in blocks(*dist.shape)] if dist.numel() else []
+    if not rows:
+        n = dist.shape[0]
+        nan = torch.full((n,), torch.nan, dtype=torch.float64)
+        return {"valid": torch.zeros(n, dtype=torch.bool), "first": torch.zeros(n, dtype=torch.int64),
+                "ap": nan, "inp": nan.clone()}
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def _rank_block(dist: Tensor, match: Tensor, keep: Tensor) -> dict[str, Tensor]:
+    """`rank` of one block, m > 0."""
+    order = dist.masked_fill(~keep, torch.inf).sort(dim=1, stable=True).indices
+    hit = (match & keep).gather(1, order)  # (n, m); what is not kept stands behind all that is
+    place = torch.arange(1, hit.shape[1] + 1, device=hit.device)
+    found = hit.cumsum(1, dtype=torch.int32)
+    total = found[:, -1]
+    valid = total > 0
+    last = (hit * place).amax(1)
+    first = torch.where(valid, hit.to(torch.uint8).argmax(1) + 1, 0)
+    precision = torch.where(hit, found / place.to(torch.float64), 0).sum(1)
+    return {"valid": valid, "first": first, "ap": precision / total.where(valid, torch.nan),
+            "inp": total.where(valid, torch.nan).to(torch.float64) / last}
+
+
+def summarise(ranking: Mapping[str, Tensor], places: tuple[int, ...] = (1, 5, 10, 20)) -> dict[str, float]:
+    """What `rank` returned -> {"Rank-k": ..., "mAP": ..., "mINP": ...} in percent, means over the valid probes.
+
+    ValueError when no probe is valid.
+    """
+    valid = ranking["valid"]
+    if not valid.any():
+        raise ValueError("no probe has a match: nothing to average")
+    first = ranking["first"][valid]
+    values = {f"Rank-{k}": (first <= k).to(torch.float64).mean() for k in places}
+    values |= {"mAP": ranking["ap"][valid].mean(), "mINP": ranking["inp"][valid].mean()}
+    return {name: 100 * float(value) for name, value in values.items()}

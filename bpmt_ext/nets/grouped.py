@@ -1,0 +1,152 @@
+"""Features (g, n, t, d) of g groups in, features of the same shape out: one transformer per group, run as one.
+
+Five part encoders of equal shape are one encoder whose weights carry a leading group axis, so that a layer is one
+batched matrix product instead of five small ones. Every block also takes `groups=1` on an input of several groups:
+the weights are then shared by all of them. Shapes: g groups, n sequences, t frames, d width, h heads, f feed-forward.
+The layer equations are those of torch.nn.TransformerEncoderLayer (post-norm, ReLU; Vaswani et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GroupedLinear(nn.Module):
+    """x (g, ..., i) -> (g, ..., o): y = x W_g + b_g. `groups=1` shares W and b between all groups."""
+
+    def __init__(self, *, groups: int, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)  # torch.nn.Linear's own initialisation
+        self.weight = nn.Parameter(torch.empty(groups, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(groups, 1, outputs).uniform_(-bound, bound)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return grouped_linear(x, self.weight, self.bias)
+
+
+def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (g, ..., i), weight (g or 1, i, o), bias (g or 1, 1, o) -> (g, ..., o)."""
+    rows = x.reshape(weight.shape[0], -1, x.shape[-1])
+    out = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
+    return out.reshape(*x.shape[:-1], weight.shape[-1])
+
+
+class GroupedLayerNorm(nn.Module):
+    """x (g, n, t, d) -> same: layer normalisation over d with a scale and a shift per group."""
+
+    def __init__(self, *, groups: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(groups, 1, 1, width))
+        self.bias = nn.Parameter(torch.zeros(groups, 1, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
+
+
+class GroupedAttention(nn.Module):
+    """query (g, n, t, d), context (g, n, s, d), mask (n, s) -> (g, n, t, d): multi-head attention in each group.
+
+    mask is True where a context frame is real; None means that all are. 4 d (d + 1) parameters per group.
+    """
+
+    def __init__(self, *, groups: int, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of the {heads} heads")
+        self.heads, self.dropout = heads, dropout
+        bound = math.sqrt(6 / (4 * width))  # Xavier over (d, 3d), as torch.nn.MultiheadAttention starts
+        self.in_weight = nn.Parameter(torch.empty(groups, width, 3 * width).uniform_(-bound, bound))
+        self.in_bias = nn.Parameter(torch.zeros(groups, 1, 3 * width))
+        self.out = GroupedLinear(groups=groups, inputs=width, outputs=width)
+        nn.init.zeros_(self.out.bias)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(g, n, t, d) -> (g n, h, t, d/h)."""
+        g, n, t, d = x.shape
+        return x.reshape(g * n, t, self.heads, d // self.heads).transpose(1, 2)
+
+    def forward(self, query: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        g, n, t, d = query.shape
+        if context is None:
+            q, k, v = grouped_linear(query, self.in_weight, self.in_bias).chunk(3, dim=-1)
+        else:
+            q = grouped_linear(query, self.in_weight[..., :d], self.in_bias[..., :d])
+            k, v = grouped_linear(context, self.in_weight[..., d:], self.in_bias[..., d:]).chunk(2, dim=-1)
+        if mask is not None:
+            mask = mask.expand(g, *mask.shape).reshape(g * n, 1, 1, -1)  # (g n, 1, 1, s)
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(*map(self._split, (q, k, v)), attn_mask=mask, dropout_p=dropout)
+        return self.out(x.transpose(1, 2).reshape(g, n, t, d))
+
+
+class GroupedCrossAttention(nn.Module):
+    """query (g, n, t, d), context (g, n, s, d), mask (n, s) -> (g, n, t, d): LayerNorm(Q + Dropout(MHA(Q, K, V))).
+
+    BPMT's fusion block: no feed-forward, no dropout on the attention weights. 16,768 parameters per group at d = 64.
+    """
+
+    def __init__(self, *, groups: int, width: int, heads: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.attention = GroupedAttention(groups=groups, width=width, heads=heads)
+        self.norm = GroupedLayerNorm(groups=groups, width=width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        return self.norm(query + self.dropout(self.attention(query, context, mask)))
+
+
+class GroupedEncoderLayer(nn.Module):
+    """x (g, n, t, d), mask (n, t) -> (g, n, t, d): self-attention, feed-forward, each with Add & Norm after it."""
+
+    def __init__(
+        self, *, groups: int, width: int, heads: int, feedforward: int, dropout: float, attention_dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention = GroupedAttention(groups=groups, width=width, heads=heads, dropout=attention_dropout)
+        self.norm1 = GroupedLayerNorm(groups=groups, width=width)
+        self.up = GroupedLinear(groups=groups, inputs=width, outputs=feedforward)
+        self.down = GroupedLinear(groups=groups, inputs=feedforward, outputs=width)
+        self.norm2 = GroupedLayerNorm(groups=groups, width=width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.norm1(x + self.dropout(self.attention(x, mask=mask)))
+        hidden = self.down(self.dropout(F.relu(self.up(x))))
+        return self.norm2(x + self.dropout(hidden))
+
+
+class GroupedEncoder(nn.Module):
+    """x (g, n, t, d), mask (n, t) True where real or None -> (g, n, t, d). No final norm (bpmt.md, section 2)."""
+
+    def __init__(
+        self,
+        *,
+        groups: int,
+        width: int,
+        heads: int,
+        layers: int,
+        feedforward: int,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            GroupedEncoderLayer(
+                groups=groups,
+                width=width,
+                heads=heads,
+                feedforward=feedforward,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+            )
+            for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x

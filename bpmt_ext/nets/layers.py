@@ -1,0 +1,191 @@
+"""Poses and masks in, windows, input streams and pooled features out: the pieces several networks share.
+
+Shapes: n sequences, t frames, v joints, c channels, s slots (a joint in its part), p parts, d width, m windows.
+A mask is True where a frame is real.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bpmt_ext.skeletons import Skeleton
+
+
+def check_pose(pose: Tensor, mask: Tensor, skeleton: Skeleton, channels: int) -> None:
+    """Refuse a pose that is not (n, t, v, >= channels) of this skeleton, or a mask that is not (n, t)."""
+    if pose.ndim != 4 or pose.shape[2] != skeleton.num_joints or pose.shape[3] < channels:
+        raise ValueError(
+            f"pose must be (n, t, {skeleton.num_joints}, {channels} or more) for skeleton {skeleton.name}, "
+            f"got {tuple(pose.shape)}"
+        )
+    if mask.shape != pose.shape[:2]:
+        raise ValueError(f"mask must be {tuple(pose.shape[:2])} like the pose, got {tuple(mask.shape)}")
+
+
+class Windows(NamedTuple):
+    """Pieces of sequences: pose (m, w, v, c), mask (m, w), and for each piece its sequence (m,) and number (m,)."""
+
+    pose: Tensor
+    mask: Tensor
+    owner: Tensor
+    number: Tensor
+
+
+def cut_windows(pose: Tensor, mask: Tensor, width: int) -> Windows:
+    """Cut sequences longer than `width` frames into the fewest windows of nearly equal length, none longer.
+
+    pose (n, t, v, c), mask (n, t) with the real frames first. Where the cuts fall depends on a sequence's own length
+    alone, so that neither padding nor batch mates change its embedding. Position tables are only trained up to the
+    length of the training clips; a longer walk is therefore read window by window (bpmt.md, open point 2).
+    """
+    n, t = mask.shape
+    if t <= width:
+        index = torch.arange(n, device=pose.device)
+        return Windows(pose, mask, index, torch.zeros_like(index))
+    length = mask.sum(1)  # (n,)
+    count = torch.div(length + width - 1, width, rounding_mode="floor").clamp(min=1)
+    owner = torch.repeat_interleave(torch.arange(n, device=pose.device), count)  # (m,)
+    number = torch.arange(len(owner), device=pose.device) - (count.cumsum(0) - count)[owner]
+    start = torch.div(number * length[owner], count[owner], rounding_mode="floor")
+    stop = torch.div((number + 1) * length[owner], count[owner], rounding_mode="floor")
+    frame = start[:, None] + torch.arange(width, device=pose.device)  # (m, w)
+    real = frame < stop[:, None]
+    last = (stop - 1).clamp(min=0)[:, None]
+    return Windows(pose[owner[:, None], torch.minimum(frame, last)], real, owner, number)
+
+
+def pool_windows(x: Tensor, windows: Windows, sequences: int, how: str) -> Tensor:
+    """x (p, m, w, d) -> (p, n, d or 2 d): mean, maximum or both ("mean_max") over all real frames of a sequence."""
+    p, _, _, d = x.shape
+    real = windows.mask[None, :, :, None]
+    out = []
+    if how in ("mean", "mean_max"):
+        total = x.new_zeros(p, sequences, d).index_add(1, windows.owner, (x * real).sum(2))
+        frames = x.new_zeros(sequences).index_add(0, windows.owner, windows.mask.sum(1).to(x.dtype))
+        out.append(total / frames.clamp(min=1)[None, :, None])
+    if how in ("max", "mean_max"):
+        top = x.masked_fill(~real, -torch.inf).amax(2)  # (p, m, d)
+        index = windows.owner[None, :, None].expand_as(top)
+        empty = torch.full((p, sequences, d), -torch.inf, dtype=x.dtype, device=x.device)
+        out.append(empty.scatter_reduce(1, index, top, "amax"))
+    if not out:
+        raise ValueError(f"pool must be mean, max or mean_max, not {how!r}")
+    return torch.cat(out, dim=-1)
+
+
+class Slots(nn.Module):
+    """Where each joint of each part stands: slot i is joint `joint[i]` in part `part[i]`, place `place[i]` of it.
+
+    Buffers (s,), not saved with the weights: they follow from the skeleton.
+    """
+
+    joint: Tensor
+    part: Tensor
+    place: Tensor
+
+    def __init__(self, parts: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__()
+        rows = [(joint, part, place) for part, joints in enumerate(parts) for place, joint in enumerate(joints)]
+        for name, column in zip(("joint", "part", "place"), zip(*rows, strict=True), strict=True):
+            self.register_buffer(name, torch.tensor(column), persistent=False)
+        self.count, self.parts, self.most = len(rows), len(parts), max(map(len, parts))
+
+
+class Streams(nn.Module):
+    """Pose (n, t, v, c) and mask (n, t) -> standardised input streams of every slot (n, t, s, c').
+
+    streams: any of `joint` (coordinates), `bone` (joint minus its parent), `velocity` (next frame minus this one) and
+    `confidence` (the channel after the coordinates); c' counts their channels, `joint` always first.
+    standardise: `joint` divides by a standard deviation per joint and channel, `part` by one per part and channel
+    (proportions inside a part survive), `none` leaves the numbers as they come. Mean and deviation are buffers,
+    taken once from training samples by `fit` and carried from stage to stage with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+    fitted: Tensor
+
+    def __init__(self, *, skeleton: Skeleton, slots: Slots, streams: tuple[str, ...], standardise: str) -> None:
+        super().__init__()
+        unknown = set(streams) - {"joint", "bone", "velocity", "confidence"}
+        if unknown or "joint" not in streams:
+            raise ValueError(f"streams must hold joint and may hold bone, velocity, confidence; got {list(streams)}")
+        if standardise not in ("joint", "part", "none"):
+            raise ValueError(f"standardise must be joint, part or none, not {standardise!r}")
+        self.skeleton, self.standardise, self.slots = skeleton, standardise, slots
+        self.names = tuple(name for name in ("joint", "bone", "velocity", "confidence") if name in streams)
+        self.dims = skeleton.dims
+        self.channels = sum(1 if name == "confidence" else self.dims for name in self.names)
+        self.needed = self.dims + ("confidence" in self.names)
+        self.register_buffer("parent", torch.tensor(skeleton.parents), persistent=False)
+        self.register_buffer("mean", torch.zeros(slots.count, self.channels))
+        self.register_buffer("std", torch.ones(slots.count, self.channels))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.int64))
+
+    def raw(self, pose: Tensor, mask: Tensor) -> Tensor:
+        """(n, t, s, c') before standardisation."""
+        check_pose(pose, mask, self.skeleton, self.needed)
+        joint = pose[..., : self.dims]
+        parts = [joint]
+        if "bone" in self.names:
+            parts.append(joint - joint[:, :, self.parent])
+        if "velocity" in self.names:
+            step = torch.diff(joint, dim=1, append=joint[:, -1:])  # 0 at the last frame
+            follows = torch.cat([mask[:, 1:], mask.new_zeros(len(mask), 1)], dim=1) & mask
+            parts.append(step * follows[:, :, None, None])
+        if "confidence" in self.names:
+            parts.append(pose[..., self.dims : self.dims + 1])
+        return torch.cat(parts, dim=-1)[:, :, self.slots.joint]
+
+    @torch.no_grad()
+    def fit(self, pose: Tensor, mask: Tensor) -> None:
+        """Take mean and deviation from the real frames of training samples (n, t, v, c); a constant channel keeps 1."""
+        self.fitted.fill_(1)
+        if self.standardise == "none":
+            return
+        x = self.raw(pose, mask)[mask].double()  # (frames, s, c')
+        mean, var = x.mean(0), x.var(0, correction=0)
+        if self.standardise == "part":
+            part = self.slots.part
+            total = torch.zeros(self.slots.parts, var.shape[1], dtype=var.dtype, device=var.device)
+            var = (total.index_add(0, part, var) / torch.bincount(part)[:, None])[part]
+        constant = var <= 1e-12 * (var.amax(0, keepdim=True) + 1e-30)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(constant, torch.ones_like(var), var.sqrt()))
+
+    def forward(self, pose: Tensor, mask: Tensor) -> Tensor:
+        return (self.raw(pose, mask) - self.mean) / self.std
+
+    def visible(self, hidden: Tensor) -> Tensor:
+        """hidden (n, t, s) True where a slot is masked -> (n, t, s, c') True where a channel gives nothing away.
+
+        A bone is told only if both its ends are, a velocity only if this frame and the next are: otherwise the
+        neighbours of a masked coordinate would hold it.
+        """
+        n, t, s = hidden.shape
+        joint_hidden = hidden.new_zeros(n, t, self.skeleton.num_joints, dtype=torch.int64)
+        joint_hidden = joint_hidden.index_add(2, self.slots.joint, hidden.long()) > 0
+        told = {"joint": ~hidden, "confidence": ~hidden}
+        told["bone"] = ~(hidden | joint_hidden[:, :, self.parent][:, :, self.slots.joint])
+        told["velocity"] = ~(hidden | torch.cat([hidden[:, 1:], hidden.new_zeros(n, 1, s)], dim=1))
+        width = {name: 1 if name == "confidence" else self.dims for name in self.names}
+        return torch.cat([told[name][..., None].expand(n, t, s, width[name]) for name in self.names], dim=-1)
+
+
+def set_trainable(module: nn.Module, how: str, last: nn.Module) -> None:
+    """Freeze a stage: how is `no` (all of it trains), `yes` (none) or `last_layer` (only the submodule `last`)."""
+    if how not in ("yes", "no", "last_layer"):
+        raise ValueError(f"freezing must be yes, no or last_layer, not {how!r}")
+    module.requires_grad_(how == "no")
+    if how == "last_layer":
+        last.requires_grad_(True)
+
+
+def set_mode(module: nn.Module, how: str, last: nn.Module, training: bool) -> None:
+    """Train or eval mode of a stage under the same rule: frozen weights also drop nothing out."""
+    module.train(training and how == "no")
+    if how == "last_layer":
+        last.train(training)

@@ -1,0 +1,1 @@
+"""Results of runs in, pictures, tables and pages out."""

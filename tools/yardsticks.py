@@ -1,0 +1,90 @@
+"""Converted poses and five partition files in; mean and deviation over the folds of a yardstick's retrieval scores out.
+
+    python tools/yardsticks.py --root ROOT --folds ROOT/folds --skeleton kinectgait20 --yardstick bone_lengths
+    python tools/yardsticks.py --root ROOT --folds ROOT/folds --skeleton coco17 --yardstick pose_statistics \
+        --same-camera drop
+
+Every fold: standardised on the sequences of TRAIN_SET (and VAL_SET), scored by `evaluate_retrieval` on those of
+TEST_SET, leave-one-out, PROBE_SET ignored (specs/protocols.md, section 9).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from bpmt_ext.data.pickles import read_pose
+from bpmt_ext.data.sequences import Record, find_records, read_partition
+from bpmt_ext.errors import UserError
+from bpmt_ext.metrics.protocols import CAMERAS, SAME_CAMERA, evaluate
+from bpmt_ext.metrics.ranking import METRICS
+from bpmt_ext.metrics.yardsticks import YARDSTICKS, embed
+from bpmt_ext.skeletons import get_skeleton
+
+REPORTED = ("Rank-1", "Rank-5", "mAP", "mINP", "macro Rank-1")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="<root>/<label>/<type>/<view>/*.pkl")
+    parser.add_argument("--folds", type=Path, required=True, help="folder of fold0.json, fold1.json, ...")
+    parser.add_argument("--skeleton", required=True, help="joint format, e.g. coco17 or kinectgait20")
+    parser.add_argument("--yardstick", nargs="+", choices=sorted(YARDSTICKS), default=sorted(YARDSTICKS))
+    parser.add_argument("--metric", choices=METRICS, default="euc")
+    parser.add_argument("--same-camera", choices=SAME_CAMERA, default="keep")
+    parser.add_argument("--camera", choices=sorted(CAMERAS), default="type_prefix")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    skeleton = get_skeleton(options.skeleton)
+    files = sorted((f for f in options.folds.glob("fold*.json") if re.fullmatch(r"fold\d+", f.stem)),
+                   key=lambda f: int(f.stem[4:]))
+    if not files:
+        raise UserError(f"--folds: {options.folds} holds no fold<i>.json; the converters write them beside the data.")
+    records = [record for record in find_records(options.root) if record.paths]
+    poses = {record: read_pose(record.paths[0], joints=skeleton.num_joints) for record in records}
+    for name in options.yardstick:
+        scores, valid = [], []
+        for file in files:
+            train, test = split(file, records)
+            embeddings = embed(name, [poses[r] for r in test], [poses[r] for r in train], skeleton)
+            result = evaluate(
+                "evaluate_retrieval", embeddings, [r.label for r in test], [r.type for r in test],
+                [r.view for r in test], metric=options.metric, same_camera=options.same_camera, camera=options.camera,
+            )
+            scores.append([result["metrics"][metric] for metric in REPORTED])
+            valid.append(f"{result['probes']['valid']}/{result['probes']['total']}")
+        print(f"{name}: {len(files)} folds, mean +- population deviation; valid probes {' '.join(valid)}")
+        for metric, values in zip(REPORTED, np.array(scores).T, strict=True):
+            each = " ".join(f"{value:.1f}" for value in values)
+            print(f"  {metric:<12} {values.mean():6.2f} +- {values.std():5.2f}   ({each})")
+
+
+def split(file: Path, records: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Training and test records of a partition; UserError if it names labels that are not on disk."""
+    partition = read_partition(file)
+    training, testing = {*partition.train, *partition.val}, set(partition.test)
+    absent = sorted((training | testing) - {record.label for record in records})
+    if absent:
+        raise UserError(f"{file}: {len(absent)} labels are not below --root, first {', '.join(absent[:3])}; "
+                        "give the root these folds were made for.")
+    return [r for r in records if r.label in training], [r for r in records if r.label in testing]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
