@@ -7,12 +7,17 @@ pydantic.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bpmt_ext import __version__
 from bpmt_ext.errors import UserError
+
+if TYPE_CHECKING:
+    from bpmt_ext.config import Settings
 
 
 def _count(text: str) -> int:
@@ -26,7 +31,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfgs", required=True, metavar="FILE", help="the config, a YAML file")
     parser.add_argument(
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="override single keys, e.g. trainer_cfg.seed=1 loss_cfg.0.margin=0.3",
+        help="override single keys, e.g. trainer_cfg.seed=1 loss_cfg.0.margin=0.3; t1.KEY=VALUE is for stage t1",
     )  # fmt: skip
 
 
@@ -41,19 +46,36 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
+def _settings(args: argparse.Namespace) -> Settings:
+    """The settings of --cfgs and --opts; options of an earlier stage (`t1.trainer_cfg.seed=2`) are the engine's."""
+    from bpmt_ext.config import load_settings, suggestion
+
+    of_stages = [text for text in args.opts if re.match(r"t\d+\.", text)]
+    settings = load_settings(args.cfgs, [text for text in args.opts if text not in of_stages], root=Path.cwd())
+    stages = settings.model_cfg.stages
+    strays = {text: text.partition(".")[0] for text in of_stages if text.partition(".")[0] not in stages}
+    if strays:
+        hint = "--opts {}: the config has no stage {}{}"
+        raise UserError("\n".join(hint.format(text, name, suggestion(name, stages)) for text, name in strays.items()))
+    return settings
+
+
 def _run(args: argparse.Namespace) -> int:
-    from bpmt_ext.config import load_settings
+    settings = _settings(args)
     from bpmt_ext.engine.run import main as run
 
-    settings = load_settings(Path(args.cfgs), args.opts, root=Path.cwd())
-    return run(settings, phase=args.phase, iteration=args.iter or None, log_to_file=args.log_to_file)
+    root = Path.cwd()
+    return run(
+        settings, phase=args.phase, iteration=args.iter or None, log_to_file=args.log_to_file,
+        output=root / "output", opts=args.opts, root=root,
+    )  # fmt: skip
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    from bpmt_ext.config import load_settings
+    settings = _settings(args)
     from bpmt_ext.engine.check import run
 
-    return run(load_settings(Path(args.cfgs), args.opts, root=Path.cwd()))
+    return run(settings)
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -97,10 +97,11 @@ def test_common_and_inference_sampler(sequences: SequenceSet) -> None:
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 
-@given(LENGTHS, st.integers(0, 999), st.booleans(), st.booleans(), st.sampled_from([0, 3]))
+@given(LENGTHS, st.integers(0, 999), st.booleans(), st.sampled_from(["ordered", "unordered", "allordered"]),
+       st.sampled_from([0, 3]))
 @hypothesis_settings(max_examples=60, deadline=None)
-def test_frame_selection_by_its_rule(lengths: list[int], seed: int, fixed: bool, ordered: bool, skip: int) -> None:
-    kind = f"{'fixed' if fixed else 'unfixed'}_{'ordered' if ordered else 'unordered'}"
+def test_frame_selection_by_its_rule(lengths: list[int], seed: int, fixed: bool, order: str, skip: int) -> None:
+    kind = f"{'fixed' if fixed else 'unfixed'}_{order}"
     rule = FrameSelection(kind, frames_num_fixed=12, frames_num_min=5, frames_num_max=15, frames_skip_num=skip)
     draws = Draws.at(seed, 0, range(len(lengths)))
     index, mask = rule.select(torch.tensor(lengths), draws)
@@ -110,8 +111,9 @@ def test_frame_selection_by_its_rule(lengths: list[int], seed: int, fixed: bool,
         assert count == 12 if fixed else 5 <= count <= 15
         assert mask[i].tolist() == [True] * count + [False] * (index.shape[1] - count)
         assert set(index[i, count:].tolist()) <= {row[-1]} and 0 <= min(row) and max(row) < length
-        if not ordered:
+        if order != "ordered":
             assert length < count or len(set(row)) == count
+            assert order == "unordered" or row == sorted(row)
         else:
             # Some window of the sequence, repeated as a whole as often as it takes, has the row as a subsequence.
             tiled = list(range(length)) * -(-(count + skip) // length)
@@ -133,10 +135,16 @@ def test_frame_selection_is_uniform() -> None:
     for column in range(4):  # every place of the row may hold any frame
         assert index[:, column].bincount(minlength=10).min() > 320
     index, _ = FrameSelection("fixed_ordered", frames_num_fixed=4, frames_skip_num=2).select(many, draws)
-    assert (index.diff(dim=1) > 0).all() and index[:, 0].bincount(minlength=7).min() > 100
+    assert (index.diff(dim=1) > 0).all()
+    # Start 0..4, each 1/5, plus the smallest of 4 out of 6: 0, 1, 2 with 10, 4, 1 of the 15 subsets.
+    expected = np.convolve(np.full(5, 800), np.array([10, 4, 1]) / 15)
+    assert np.abs(index[:, 0].bincount(minlength=7).numpy() - expected).max() < 90
     assert (index[:, -1] - index[:, 0]).unique().tolist() == [3, 4, 5]
     counts = FrameSelection("unfixed_ordered", frames_num_min=3, frames_num_max=5).select(many, draws)[1].sum(1)
     assert counts.bincount(minlength=6)[3:].min() > 1200
+    mixed, ranked = (FrameSelection(f"fixed_{order}", frames_num_fixed=4).select(many, draws)[0]
+                     for order in ("unordered", "allordered"))
+    assert torch.equal(mixed.sort(1).values, ranked) and not torch.equal(mixed, ranked)
     index, _ = FrameSelection("fixed_unordered", frames_num_fixed=20).select(many, draws)
     assert index.flatten().bincount(minlength=10).min() > 7000  # short: with repetition
 
@@ -145,10 +153,10 @@ def test_all_frames_and_their_limit(sequences: SequenceSet) -> None:
     for limit in (None, 7):
         batches = list(inference_loader(sequences, {**TEST, "frames_all_limit": limit}, None))
         for i, (batch, row) in enumerate((b, r) for b in batches for r in range(len(b))):
-            length = 3 + 2 * i
-            assert batch.index[row] == i and frames_of(batch, row) == list(range(min(length, limit or length)))
-            assert torch.equal(batch.pose[row, ~batch.mask[row]],
-                               batch.pose[row, int(batch.mask[row].sum()) - 1].expand(int((~batch.mask[row]).sum()), -1, -1))
+            count = min(3 + 2 * i, limit or 99)
+            assert batch.index[row] == i and frames_of(batch, row) == list(range(count))
+            pose = batch.pose[row]
+            assert torch.equal(pose[count:], pose[count - 1].expand(len(pose) - count, -1, -1))
 
 
 def test_batch_fields(sequences: SequenceSet) -> None:
@@ -181,7 +189,7 @@ def test_workers_change_nothing(sequences: SequenceSet) -> None:
         loader = train_loader(sequences, TRAIN, transform, seed=5, start=0, stop=5, num_workers=workers)
         assert len(loader) == 5 and all(equal(a, b) for a, b in zip(plain, loader, strict=True))
         again = list(loader)  # a second pass, with the same workers
-        assert len(again) == 5 and all(map(equal, plain, again))
+        assert all(equal(a, b) for a, b in zip(plain, again, strict=True))
     assert torch.equal(state, torch.get_rng_state())  # a resumed run must not find torch's generator moved
 
 
@@ -191,10 +199,11 @@ def test_what_travels_to_a_spawned_worker_survives_pickling(sequences: SequenceS
 
 
 def test_resuming_equals_the_tail(sequences: SequenceSet) -> None:
-    whole, tail = (list(train_loader(sequences, TRAIN, build_transform(CHAIN), seed=5, start=s, stop=6)) for s in (0, 4))
-    assert all(map(equal, whole[4:], tail)) and len(tail) == 2
-    other = list(train_loader(sequences, TRAIN, build_transform(CHAIN), seed=6, start=4, stop=6))
-    assert not equal(tail[0], other[0])
+    chain = build_transform(CHAIN)
+    whole, tail = (list(train_loader(sequences, TRAIN, chain, seed=5, start=s, stop=6)) for s in (0, 4))
+    assert len(tail) == 2 and all(equal(a, b) for a, b in zip(whole[4:], tail, strict=True))
+    (other, *_) = train_loader(sequences, TRAIN, chain, seed=6, start=4, stop=6)
+    assert not equal(tail[0], other)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -283,7 +292,8 @@ def test_a_dying_worker_is_reported_with_its_cause(sequences: SequenceSet) -> No
     ({"sample_type": "fixed_ordered", "frames_num_fixed": 0}, {}, r"frames_num_fixed is 0"),
     ({}, {"world_size": 4}, r"batch_size \[3, 2\] makes 6 sequences, which 4 processes"),
 ])
-def test_sampler_faults(sequences: SequenceSet, changes: dict[str, object], options: dict[str, int], message: str) -> None:
+def test_sampler_faults(sequences: SequenceSet, changes: dict[str, object], options: dict[str, int],
+                        message: str) -> None:
     with pytest.raises(UserError, match=message):
         train_loader(sequences, {**TRAIN, **changes}, None, seed=0, start=0, stop=1, **options)
 

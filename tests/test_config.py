@@ -59,6 +59,12 @@ def test_a_loss_mapping_merges_over_the_default_one_and_a_list_replaces_it() -> 
     assert loss.free == {"scale": 16}  # margin belongs to the default's loss
 
 
+def test_what_an_upper_file_replaces_counts_as_written_no_more(tmp_path: Path) -> None:
+    write(tmp_path, "low.yaml", MODEL | {"loss_cfg": [{"type": "A"}, {"type": "B", "scale": 2}]})
+    settings = load_settings(write(tmp_path, "top.yaml", {"base": "low.yaml", "loss_cfg": [{"type": "C"}]}))
+    assert {path for path in settings.written if path.startswith("loss_cfg.")} == {"loss_cfg.0", "loss_cfg.0.type"}
+
+
 def test_a_section_without_keys_says_nothing_and_the_defaults_as_base_are_not_the_users(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yaml", f"base: {configs_folder()}/default.yaml\nmodel_cfg: {{model: B}}\ntrainer_cfg:")
     assert load_settings(path, root=tmp_path).written == {"model_cfg", "model_cfg.model"}
@@ -82,6 +88,7 @@ def test_options_override_and_reach_into_lists() -> None:
     assert settings.trainer_cfg.sampler.batch_size == [4, 2] and settings.model_cfg.stages == {"t1": "/r/x.pt"}
     assert settings.evaluator_cfg.transform == [{"type": "Compose"}]
     assert "loss_cfg.0.margin" in settings.written and settings.where("loss_cfg.0.margin").startswith("--opts")
+    assert {"evaluator_cfg", "trainer_cfg", "trainer_cfg.sampler"} <= settings.written
     for key in ("loss_cfg.margin=0.5", "loss_cfg.0.margin=0.5"):  # the default loss is a single one
         assert settings_from(MODEL, (key,)).loss_cfg[0].free == {"margin": 0.5}
     assert losses[0]["margin"] == 1, "the caller's values stay as they are"
@@ -189,6 +196,7 @@ def test_a_misspelt_key_gives_one_sentence_with_the_right_one(at: tuple, how: st
         ({"trainer_cfg": {"sampler": {"type": "CommonSampler"}}}, "CommonSampler takes batch_size as one number"),
         ({"trainer_cfg": {"enable_float16": True, "precision": False}}, "contradict"),
         ({"trainer_cfg": {"save_name": "../x"}}, "without slashes"),
+        ({"trainer_cfg": {"seed": "5"}}, "trainer_cfg.seed should be a valid integer, got '5'"),
         ({"data_cfg": {"camera": "veiw"}}, "data_cfg.camera should be 'type_prefix', 'view' or 'view_prefix' (did you"),
         ({"data_cfg": {"validation": 0.1, "camera_split": True}}, "drop one of them"),
         ({"data_cfg": {"validation": 1.0}}, "should be less than 1"),
@@ -202,6 +210,11 @@ def test_a_misspelt_key_gives_one_sentence_with_the_right_one(at: tuple, how: st
 def test_contradictions_and_wrong_values_are_refused(values: dict, text: str) -> None:
     (line,) = faults(MODEL | values)
     assert line.startswith("mine.yaml: ") and text in line
+
+
+def test_a_batch_size_may_be_a_list_of_one() -> None:
+    sampler = {"type": "CommonSampler", "batch_size": [128]}
+    assert settings_from(MODEL | {"trainer_cfg": {"sampler": sampler}}).trainer_cfg.sampler.batch_size == 128
 
 
 def test_contradictions_are_refused_on_construction_too() -> None:

@@ -75,7 +75,8 @@ def test_gait3d_frames_are_in_numeric_order_and_lexical_only_if_asked(tmp_path: 
 def test_gait3d_bad_files_are_dropped_counted_and_named(tmp_path: Path, capsys) -> None:
     raw = gait3d_raw(tmp_path / "raw", numbers=tuple(range(1, 13)))
     folder = raw / "0001" / "camid1_videoid0" / "seq0"
-    bad = {1: "", 2: "1,2,3", 3: frame_text(1).replace("64", "x", 1), 4: "64,128" + ",y" * 51, 5: frame_text(float("nan"))}
+    bad = {1: "", 2: "1,2,3", 3: frame_text(1).replace("64", "x", 1), 4: "64,128" + ",y" * 51,
+           5: frame_text(float("nan"))}  # fmt: skip
     for number, text in bad.items():
         (folder / f"human_crop_f{number}.txt").write_text(text)
     (folder / "human_crop_f6.txt").write_bytes(b"\xff\xfe\x00")
@@ -112,7 +113,7 @@ def test_short_constant_and_repeated_sequences_are_reported(tmp_path: Path, caps
     assert found["identical sequences"]["count"] == 1  # the other two
 
 
-def test_an_interrupted_run_is_continued_to_the_same_result(tmp_path: Path, capsys) -> None:
+def test_an_interrupted_run_is_continued_to_the_same_result(tmp_path: Path, capsys, monkeypatch) -> None:
     raw = gait3d_raw(tmp_path / "raw")
     (raw / "0000" / "camid1_videoid0" / "seq0" / "human_crop_f9.txt").write_text("")
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -124,13 +125,26 @@ def test_an_interrupted_run_is_continued_to_the_same_result(tmp_path: Path, caps
     (out / ".report.json.123.tmp").write_bytes(b"half")
     (out / "0004" / "camid1_videoid0" / "seq0" / "seq0.pkl").write_bytes(b"torn by a power cut")
     (out / "report.json").unlink()
-    journal = (out / "sequences.jsonl").read_text()
-    (out / "sequences.jsonl").write_text(journal[:-30])  # the last line is half written
+    lines = (out / "sequences.jsonl").read_text().splitlines()
+    lines = [line for line in lines if "0001/camid1_videoid0" not in line]
+    (out / "sequences.jsonl").write_text("\n".join(lines)[:-30])  # the last line is half written
     kept = out / "0002" / "camid1_videoid0" / "seq0" / "seq0.pkl"
     before = kept.stat().st_mtime_ns
+    calls, read = [], GAIT3D.parse_frame
+
+    def interrupted(text: str) -> list[float] | str:
+        calls.append(text)
+        if len(calls) == 6:  # in the second of the three sequences that are still to be done
+            raise KeyboardInterrupt
+        return read(text)
+
+    monkeypatch.setattr(GAIT3D, "parse_frame", interrupted)
+    assert run(GAIT3D, raw, out) == 130
+    assert "continues where it stopped" in capsys.readouterr().err
+    monkeypatch.undo()
     assert run(GAIT3D, raw, out, "--folds", "3", "--inner") == 0
     assert kept.stat().st_mtime_ns == before  # not written again
-    assert report(out)["sequences"] == {"found": 12, "written": 12, "of these already there": 9, "dropped": 0}
+    assert report(out)["sequences"] == {"found": 12, "written": 12, "of these already there": 10, "dropped": 0}
     assert report(out)["frames dropped, by reason"] == {"empty file": 1}  # known although not read again
     ours, theirs = contents(out), contents(whole)
     assert ours.pop("report.json") != theirs.pop("report.json")  # only the number already there differs
@@ -156,7 +170,7 @@ def test_wrong_options_and_foreign_folders_are_status_2(tmp_path: Path, capsys) 
     write_pickle(foreign / "a.pkl", np.zeros(3))
     (tmp_path / "file").write_text("")
     for target, options, words in (
-        (out, ("--folds", "4"), "--folds 4"), (out, ("--inner",), "--inner"), (out, ("--min-frames", "0"), "--min-frames"),
+        (out, ("--folds", "4"), "--folds 4"), (out, ("--inner",), "--inner"), (out, ("--min-frames", "0"), "frames 0"),
         (out, ("--partition", str(tmp_path / "none.json")), "none.json"), (foreign, (), "new folder"),
         (tmp_path / "file", (), "file"), (tmp_path / "short", ("--min-frames", "9"), "none of 6"),
     ):  # fmt: skip
@@ -172,11 +186,12 @@ def test_the_partition_is_checked_and_copied(tmp_path: Path, capsys) -> None:
     path.write_text(json.dumps(good))
     assert run(GAIT3D, raw, tmp_path / "out", "--partition", str(path)) == 0
     assert (tmp_path / "out" / "partition.json").read_bytes() == path.read_bytes()
-    printed = capsys.readouterr().out
-    assert "2 of 3 TRAIN_SET labels, 1 of 1 TEST_SET labels and 1 of 1 probes are here; 1 labels are in no list" in printed
+    counts = "2 of 3 TRAIN_SET labels, 1 of 1 TEST_SET labels and 1 of 1 probes are here; 1 labels are in no list"
+    assert counts in capsys.readouterr().out
     for change, words in (
-        ({"PROBE_SET": ["0000-camid1_videoid0-seq0"]}, "probe"), ({"TEST_SET": ["0002", "0000"]}, "TRAIN_SET and TEST_SET"),
-        ({"TRAIN_SET": []}, "TRAIN_SET"), ({"TRAIN_SET": ["0000", "0000"]}, "twice"), ({"PROBE_SET": None}, "PROBE_SET"),
+        ({"PROBE_SET": ["0000-camid1_videoid0-seq0"]}, "the probe"), ({"PROBE_SET": None}, "PROBE_SET"),
+        ({"TEST_SET": ["0002", "0000"]}, "TRAIN_SET and TEST_SET"), ({"TRAIN_SET": []}, "TRAIN_SET"),
+        ({"TRAIN_SET": ["0000", "0000"]}, "twice"),
     ):  # fmt: skip
         path.write_text(json.dumps({**good, **change}))
         assert run(GAIT3D, raw, tmp_path / "other", "--partition", str(path)) == 2
@@ -241,13 +256,13 @@ def test_kinectgait_finds_frames_by_name_and_drops_broken_ones(tmp_path: Path) -
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [38, 100, 7])
-def test_folds_against_a_naive_formula(count: int) -> None:
+@pytest.mark.parametrize(("count", "number"), [(38, 5), (100, 5), (7, 3)])
+def test_folds_against_a_naive_formula(count: int, number: int) -> None:
     labels = [f"{i:04d}" for i in range(count)]
-    folds = folds_of(reversed(labels), 5)
+    folds = folds_of(reversed(labels), number)
     order = np.random.default_rng(0).permutation(count)
     for i, (train, test) in enumerate(folds):
-        expected = sorted(labels[order[k]] for k in range(count) if k % 5 == i)
+        expected = sorted(labels[order[k]] for k in range(count) if k % number == i)
         assert test == expected and train == [label for label in labels if label not in expected]
         inner_train, held_out = inner_split(train)
         inner_order = np.random.default_rng(1).permutation(len(train))
@@ -266,7 +281,8 @@ def test_fold_files(tmp_path: Path) -> None:
     assert run(GAIT3D, raw, tmp_path / "out", "--folds", "6") == 0
     assert run(GAIT3D, raw, tmp_path / "out", "--folds", "5", "--inner") == 0
     folder = tmp_path / "out" / "folds"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(f"fold{i}{x}.json" for i in range(5) for x in ("", "_inner"))
+    expected = {f"fold{i}{kind}.json" for i in range(5) for kind in ("", "_inner")}
+    assert {path.name for path in folder.iterdir()} == expected
     labels = [f"{i:04d}" for i in range(11)]
     for i, (train, test) in enumerate(folds_of(labels, 5)):
         assert json.loads((folder / f"fold{i}.json").read_text()) == {"TRAIN_SET": train, "TEST_SET": test}

@@ -25,7 +25,8 @@ from bpmt_ext.data.sequences import (
 from bpmt_ext.errors import UserError
 
 
-def put(root: Path, name: str, frames: int = 12, *, fill: float | None = None, files: tuple[str, ...] = ("a.pkl",)) -> None:
+def put(root: Path, name: str, frames: int = 12, *, fill: float | None = None,
+        files: tuple[str, ...] = ("a.pkl",)) -> None:
     """One made-up sequence at <root>/<label>/<type>/<view>."""
     folder = root / name
     folder.mkdir(parents=True)
@@ -87,7 +88,7 @@ def test_splits_and_what_a_set_offers(root: Path) -> None:
 def test_data_in_use_chooses_the_modality(root: Path) -> None:
     put(root, "r/cam0/s", files=("1.pkl", "2.pkl"))
     lists = {"TRAIN_SET": ["r"], "TEST_SET": []}
-    first, second = (load_splits(settings(root, lists, data_in_use=use)).train for use in ([True, False], [False, True]))
+    first, second = (load_splits(settings(root, lists, data_in_use=u)).train for u in ([True, False], [False, True]))
     assert first.records[0].paths[0].name == "1.pkl" and second.records[0].paths[0].name == "2.pkl"
     assert not np.array_equal(first.read(0), second.read(0))
     with pytest.raises(UserError, match=r"data_in_use .* holds 2 file"):
@@ -107,7 +108,7 @@ def test_frame_threshold_drops_and_counts(root: Path) -> None:
     probes = ["q0-cam0_v0-seq0", "q0-cam1_v0-seq0"]  # 10 and 13 frames
     splits = load_splits(settings(root, {**LISTS, "PROBE_SET": probes}, frame_threshold=11))
     assert min(splits.train.lengths()) == min(splits.test.lengths()) == 13
-    assert splits.dropped["short"] == 2 * 6 and splits.dropped["short_probes"] == 1
+    assert splits.dropped["short_sequences"] == 2 * 6 and splits.dropped["short_probes"] == 1
     assert splits.probes == {probes[1]}
     with pytest.raises(UserError, match=r"TRAIN_SET.*frame_threshold 99"):
         load_splits(settings(root, LISTS, frame_threshold=99))
@@ -121,7 +122,7 @@ def test_min_cameras(root: Path, rule: str, kept: set[str]) -> None:
             load_splits(data)
         return
     splits = load_splits(data)
-    assert set(splits.train.label_set) == kept and splits.dropped["few_cameras"] == 6
+    assert set(splits.train.label_set) == kept and splits.dropped["few_camera_sequences"] == 6
     assert set(splits.test.label_set) == {"q0", "q1"}  # two cameras each: the rule is the training's
 
 
@@ -243,10 +244,11 @@ def test_check_data_finds_every_kind_of_fault(root: Path) -> None:
     assert seen == [(k + 1, 36) for k in range(36)]  # 32 sound ones, twin, still, nan, cut
     row = report["splits"]["train"]
     assert (row["labels"], row["sequences"], row["cameras"], row["shortest"]) == (4, 27, 6, 10)
-    assert row["frames"] == sum(len(splits.train.read(i)) for i in range(27) if splits.train.views[i] in ("seq0", "still"))
+    sound = [i for i, view in enumerate(splits.train.views) if view in ("seq0", "still")]
+    assert row["frames"] == sum(len(splits.train.read(i)) for i in sound)
     assert report["dropped"]["empty_folders"] == 1 and report["fingerprint"] == fingerprint(splits)
     data.frame_threshold = 10
-    assert load_splits(data, lenient=True).dropped["short"] == 7
+    assert load_splits(data, lenient=True).dropped["short_sequences"] == 7
 
 
 def test_fingerprint_is_of_the_data_not_of_the_place(root: Path, tmp_path: Path) -> None:

@@ -90,6 +90,24 @@ def test_a_walker_depends_on_seed_and_number_alone() -> None:
     assert all(len(one[0]) != len(other) or not np.allclose(one[0], other) for other in others)
 
 
+def test_a_person_walks_alike_on_both_sides() -> None:
+    curves = make_walkers(range(200), seed=0).curves
+    left, right = curves[:, :7], curves[:, 7:14] * (-1.0) ** np.arange(6)  # half a stride later
+    left, right = left - left.mean(0), right - right.mean(0)
+    alike = (left * right.conj()).sum(0).real / np.sqrt((abs(left) ** 2).sum(0) * (abs(right) ** 2).sum(0))
+    assert alike.min() > 0.8 and alike.max() < 0.99  # but not the same
+
+
+def test_the_far_side_is_seen_worse() -> None:
+    walkers, camera = make_walkers([0], seed=0), make_camera(1, seed=0)
+    joints = walk_3d(walkers, 0, 1200, np.random.default_rng(0))
+    joints[..., 0] -= joints[:, [11, 12], 0].mean(1, keepdims=True)  # on a treadmill
+    pose, _ = observe(joints, type(camera)(90.0, 8.0, 10.0), np.random.default_rng(1))
+    near, far = pose[:, [5, 7, 9, 11, 13, 15], 2], pose[:, [6, 8, 10, 12, 14, 16], 2]
+    assert (far == 0).mean() > 1.5 * (near == 0).mean()
+    assert far[far > 0].mean() < near[near > 0].mean() - 0.03
+
+
 def test_a_camera_sees_its_side() -> None:
     walkers = make_walkers([0], seed=0)
     joints = walk_3d(walkers, 0, 60, np.random.default_rng(0))

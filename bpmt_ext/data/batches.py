@@ -25,7 +25,8 @@ from bpmt_ext.data.transforms import Compose
 from bpmt_ext.draws import Draws
 from bpmt_ext.errors import UserError
 
-SAMPLE_TYPES = tuple(f"{kind}_{order}" for kind in ("fixed", "unfixed", "all") for order in ("ordered", "unordered"))
+SAMPLE_TYPES = tuple(f"{kind}_{order}" for kind in ("fixed", "unfixed", "all")
+                     for order in ("ordered", "unordered", "allordered"))
 
 
 @dataclass
@@ -143,7 +144,8 @@ class FrameSelection:
     fixed: frames_num_fixed of them; unfixed: a uniform number in [frames_num_min, frames_num_max] per sequence; all:
     all in their order, or the first frames_all_limit. ordered: out of a window of that many + frames_skip_num frames at
     a uniform start, a sorted subset; a sequence shorter than the window is first repeated as often as it takes.
-    unordered: frames in random order, with repetition only if the sequence is shorter than their number.
+    unordered: frames in random order, with repetition only if the sequence is shorter than their number; allordered:
+    the same frames, sorted.
     """
 
     def __init__(self, sample_type: str = "fixed_unordered", frames_num_fixed: int = 30, frames_num_min: int = 25,
@@ -153,8 +155,7 @@ class FrameSelection:
         if sample_type not in SAMPLE_TYPES:
             near = difflib.get_close_matches(str(sample_type), SAMPLE_TYPES, 1) or [", ".join(SAMPLE_TYPES)]
             raise UserError(f"{where}.sample_type {sample_type!r} is unknown; did you mean {near[0]}?")
-        self.kind, order = sample_type.split("_")
-        self.ordered = order == "ordered"
+        self.kind, self.order = sample_type.split("_")
         low, high = (frames_num_fixed,) * 2 if self.kind == "fixed" else (frames_num_min, frames_num_max)
         names = ("frames_num_fixed",) * 2 if self.kind == "fixed" else ("frames_num_min", "frames_num_max")
         self.low, self.high = _count(low, f"{where}.{names[0]}"), _count(high, f"{where}.{names[1]}")
@@ -170,7 +171,7 @@ class FrameSelection:
             index = torch.arange(int(count.max())).expand(len(lengths), -1)
         else:
             count = self.low + draws.split("count").integers(self.high - self.low + 1)
-            index = (self._ordered if self.ordered else self._unordered)(lengths, count, draws)
+            index = (self._ordered if self.order == "ordered" else self._unordered)(lengths, count, draws)
         position = torch.arange(index.shape[1])
         last = (count - 1)[:, None]
         return index.gather(1, torch.minimum(position, last)), position <= last
@@ -183,10 +184,17 @@ class FrameSelection:
         chosen = words.topk(min(size, width)).indices
         return torch.nn.functional.pad(chosen, (0, size - chosen.shape[1]))
 
+    @staticmethod
+    def _sorted(index: Tensor, count: Tensor) -> Tensor:
+        """(n, t) -> each row's first `count` numbers in ascending order."""
+        beyond = torch.arange(index.shape[1]) >= count[:, None]
+        return index.masked_fill(beyond, 2**62).sort(1).values
+
     def _unordered(self, lengths: Tensor, count: Tensor, draws: Draws) -> Tensor:
         size = int(count.max())
         repeated = draws.split("repeated").integers(lengths, size)
-        return torch.where((lengths < count)[:, None], repeated, self._subset(lengths, size, draws))
+        index = torch.where((lengths < count)[:, None], repeated, self._subset(lengths, size, draws))
+        return self._sorted(index, count) if self.order == "allordered" else index
 
     def _ordered(self, lengths: Tensor, count: Tensor, draws: Draws) -> Tensor:
         window, size = count + self.skip, int(count.max())
@@ -194,8 +202,7 @@ class FrameSelection:
         start = draws.split("start").integers(tiled - window + 1)
         offset = torch.arange(size).expand(len(lengths), -1)
         if self.skip:
-            beyond = offset >= count[:, None]
-            offset = self._subset(window, size, draws).masked_fill(beyond, size + self.skip).sort(1).values
+            offset = self._sorted(self._subset(window, size, draws), count)
         return (start[:, None] + offset) % lengths[:, None]
 
 
@@ -283,8 +290,9 @@ class Loader:
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader worker (pid"):
                     raise  # a defect inside a worker, with the worker's traceback
-                raise UserError(f"a loader worker died while batch {iteration} was due ({_cause(stream, error)}), mostly "
-                                "for lack of memory; lower data_cfg.num_workers, set data_cfg.cache: false") from error
+                raise UserError(f"a loader worker died while batch {iteration} was due ({_cause(stream, error)}), "
+                                "mostly for lack of memory; lower data_cfg.num_workers, or set data_cfg.cache: false"
+                                ) from error
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -296,6 +304,7 @@ _FRAME_KEYS = ("sample_type", "frames_num_fixed", "frames_num_min", "frames_num_
 
 
 def _frames(cfg: Mapping[str, Any], section: str) -> FrameSelection:
+    """The frame rule of a sampler's settings; keys left out or None take the rule's defaults."""
     given = {key: cfg[key] for key in _FRAME_KEYS if cfg.get(key) is not None}
     return FrameSelection(**given, section=section)
 

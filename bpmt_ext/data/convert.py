@@ -94,15 +94,8 @@ def run_entry(name: str, body: Callable[[], str]) -> int:
     return 0
 
 
-def convert_and_report(
-    read: Callable[[Job], Raw],
-    jobs: Sequence[Job],
-    args: argparse.Namespace,
-    *,
-    converter: str,
-    options: Mapping[str, Any],
-    joints: int,
-) -> str:
+def convert_and_report(read: Callable[[Job], Raw], jobs: Sequence[Job], args: argparse.Namespace, *, converter: str,
+                       options: Mapping[str, Any], joints: int) -> str:  # fmt: skip
     """`convert` with the options of `add_arguments`, then the folds; the report for a person."""
     if args.inner and args.folds is None:
         raise UserError(f"{converter}: --inner needs --folds K.")
@@ -115,17 +108,8 @@ def convert_and_report(
     return format_report(report)
 
 
-def convert(
-    read: Callable[[Job], Raw],
-    jobs: Sequence[Job],
-    output: Path,
-    *,
-    converter: str,
-    options: Mapping[str, Any],
-    joints: int,
-    min_frames: int = 1,
-    workers: int = 1,
-) -> dict[str, Any]:
+def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, converter: str,
+            options: Mapping[str, Any], joints: int, min_frames: int = 1, workers: int = 1) -> dict[str, Any]:
     """Convert every job that has no complete pickle yet; returns the report, which also becomes `report.json`.
 
     `read` must be a function of a module (it is sent to other processes). `options` are the settings the pickles depend

@@ -127,8 +127,8 @@ class SequenceSet:
 class Splits:
     """The sets of one data root. `probes` are names of test sequences, None where the benchmark names none.
 
-    dropped counts what was left out: missing_labels, missing_probes, unlisted_labels, empty_folders, few_cameras
-    (sequences of subjects below min_cameras), short (below frame_threshold), short_probes (those that were probes).
+    dropped counts what was left out: missing_labels, missing_probes, unlisted_labels, empty_folders, short_sequences
+    (by frame_threshold), short_probes (those of them that were probes), few_camera_sequences (by min_cameras).
     """
 
     train: SequenceSet
@@ -237,16 +237,14 @@ def _check_presence(partition: Partition, records: Sequence[Record], data: Any, 
     missing = set(partition.train + partition.test + partition.val) - present
     test = {r.name for r in records if r.label in set(partition.test)}
     probes = set(partition.probe) - test
-    remedy = (f"in {data.dataset_root}; complete the data, shorten {data.dataset_partition}, "
-              "or set data_cfg.missing_labels: warn")
-    messages = [f"{_some(missing)} labels of the partition have no sequence {remedy}"] if missing else []
-    if probes and not missing:
-        messages.append(f"{_some(probes)} entries of PROBE_SET are not among the test sequences {remedy}")
     dropped.update(missing_labels=len(missing), missing_probes=len(probes))
-    for message in messages:
-        if data.missing_labels != "warn":
-            raise UserError(message)
-        _LOG.warning(message)
+    for names, what in ((missing, "labels of the partition have no sequence"),
+                        (probes, "entries of PROBE_SET are not among the test sequences")):
+        if names and data.missing_labels != "warn":
+            raise UserError(f"{_some(names)} {what} in {data.dataset_root}; complete the data, shorten "
+                            f"{data.dataset_partition}, or set data_cfg.missing_labels: warn")
+        if names:
+            _LOG.warning("%s %s in %s; they are left out", _some(names), what, data.dataset_root)
 
 
 def _drop_short(records: list[Record], reader: PoseReader, threshold: int, lenient: bool) -> list[Record]:
@@ -319,7 +317,7 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
     _check_presence(partition, used, data, dropped)
     kept = _drop_short(used, reader, data.frame_threshold, lenient)
     names = {r.name for r in kept}
-    dropped.update(empty_folders=len(found) - len(used), short=len(used) - len(kept),
+    dropped.update(empty_folders=len(found) - len(used), short_sequences=len(used) - len(kept),
                    short_probes=len({r.name for r in used} & set(partition.probe) - names))
 
     inside = {key: set(labels) for key, labels in vars(partition).items()}
@@ -328,7 +326,7 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
     train = [r for r in kept if r.label in inside["train"] - inside["val"]]
     cameras = _cameras(train, data.camera)
     enough = [r for r in train if len(cameras[r.label]) >= data.min_cameras]
-    dropped.update(few_cameras=len(train) - len(enough))
+    dropped.update(few_camera_sequences=len(train) - len(enough))
     for key, left in (("train", enough), ("test", test)):
         if not left and any(r.label in inside[key] for r in used):
             raise UserError(f"no sequence of {key.upper()}_SET is left: data_cfg.frame_threshold "

@@ -38,6 +38,11 @@ def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(chosen.reshape(chosen.shape + (1,) * (old.ndim - chosen.ndim)), new, old)
 
 
+def _pick(pose: Tensor, joints: Sequence[int]) -> Tensor:
+    """(n, t, v, c) -> (n, t, len(joints), c); several times faster than indexing with a list."""
+    return pose.index_select(2, torch.tensor(joints, device=pose.device))
+
+
 def _turn(place: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(n, t, v, 3) turned about y so that the horizontal direction (x, z) = (cos, sin) becomes +x."""
     x, y, z = place.unbind(-1)
@@ -85,7 +90,7 @@ class _OnSkeleton(Transform):
 
     def centre(self, place: Tensor, name: str) -> Tensor:
         """(n, t, 1, d): neck, hip or head of every frame, or the mean of its joints."""
-        joints = place if name == "mean" else place[:, :, list(getattr(self.skeleton, name))]
+        joints = place if name == "mean" else _pick(place, getattr(self.skeleton, name))
         return joints.mean(2, keepdim=True)
 
     def check_centre(self, name: str, *known: str) -> str:
@@ -133,7 +138,8 @@ class RescaleCenter(_OnSkeleton):
 
     def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
         place, rest = self.divide(pose)
-        height = place[..., 1].amax(2) - place[..., 1].amin(2)  # (n, t)
+        low, high = place[..., 1].aminmax(dim=2)
+        height = high - low  # (n, t)
         factor = torch.where(height > _FLAT, self.scale / height.clamp(min=_FLAT), 0.0)
         place = place * factor[..., None, None]
         return torch.cat([place - self.centre(place, self.center), rest], -1)
@@ -161,24 +167,31 @@ class FillMissing(_OnSkeleton):
 
     def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
         place, rest = self.divide(pose)
-        n, t, v, d = place.shape
         lost = (place == 0).all(-1)  # (n, t, v)
         if rest.shape[-1]:
             lost = lost | (rest[..., 0] == 0)
-        seen = ~lost & mask[..., None]
-        time = torch.arange(t, device=pose.device)[:, None]
+        row, joint = lost.any(1).nonzero(as_tuple=True)  # the k tracks with something to fill
+        if not len(row):
+            return pose
+        tracks, gaps = place.transpose(1, 2).contiguous(), lost.transpose(1, 2).contiguous()  # (n, v, t, ...)
+        filled, ever = self.interpolate(tracks[row, joint], ~gaps[row, joint] & mask[row])
+        place = tracks.index_put((row, joint), filled).transpose(1, 2)
+        known = torch.ones_like(gaps[..., 0]).index_put((row, joint), ever)[:, None, :, None]  # (n, 1, v, 1)
+        mean = (place * known).sum(2, keepdim=True) / known.sum(2, keepdim=True).clamp(min=1)
+        return torch.cat([torch.where(known, place, mean), rest.masked_fill(lost[..., None], 0)], -1)
+
+    @staticmethod
+    def interpolate(track: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Tracks (k, t, d), seen (k, t) -> the tracks without gaps and ever (k,): whether there was a sighting."""
+        t = track.shape[1]
+        time = torch.arange(t, device=track.device)
         before = torch.where(seen, time, -1).cummax(1).values
         after = torch.where(seen, time, t).flip(1).cummin(1).values.flip(1)
-        ever = (before >= 0) | (after < t)
         low = torch.where(before >= 0, before, after).clamp(max=t - 1)
         high = torch.where(after < t, after, before).clamp(min=0)
-        share = (time - low).clamp(min=0).to(pose.dtype) / (high - low).clamp(min=1)
-        start, end = (place.gather(1, k[..., None].expand(n, t, v, d)) for k in (low, high))
-        filled = start + share[..., None] * (end - start)
-        known = ever[..., None].to(pose.dtype)
-        mean = (filled * known).sum(2, keepdim=True) / known.sum(2, keepdim=True).clamp(min=1)
-        filled = torch.where(ever[..., None], filled, mean)
-        return torch.cat([torch.where(seen[..., None], place, filled), rest.masked_fill(lost[..., None], 0)], -1)
+        share = (time - low).clamp(min=0).to(track.dtype) / (high - low).clamp(min=1)
+        start, end = (track.gather(1, i[..., None].expand_as(track)) for i in (low, high))
+        return start + share[..., None] * (end - start), seen.any(1)
 
 
 class HipHeading(_OnSkeleton):
@@ -221,7 +234,7 @@ class InversePosesPre(_OnSkeleton):
     def apply(self, pose: Tensor, mask: Tensor, draws: Draws) -> Tensor:
         self.divide(pose)  # refuses poses of another format
         chosen = draws.uniform(pose.shape[1]) < self.probability
-        return _where(chosen, pose[:, :, list(self.skeleton.mirror)], pose)
+        return _where(chosen, _pick(pose, self.skeleton.mirror), pose)
 
 
 class MirrorPoses(Transform):
@@ -254,7 +267,7 @@ class MirrorSkeleton(_OnSkeleton):
 
     def apply(self, pose: Tensor, mask: Tensor, draws: Draws) -> Tensor:
         place, _ = self.divide(pose)
-        swapped = pose[:, :, list(self.skeleton.mirror)]
+        swapped = _pick(pose, self.skeleton.mirror)
         x = 2 * self.centre(place[..., :1], self.center) - swapped[..., :1]
         return _where(draws.uniform() < self.probability, torch.cat([x, swapped[..., 1:]], -1), pose)
 
