@@ -15,12 +15,14 @@ from torch import Tensor, nn
 def part_distances(x: Tensor) -> Tensor:
     """(n, d, p) -> (p, n, n) Euclidean distances between sequences, part by part; the diagonal is exactly 0.
 
-    The square is kept away from 0, where the root has no gradient: identical features then pull nowhere.
+    A square below the rounding of its terms counts as 0, and 0 has no gradient: identical features pull nowhere.
     """
     rows = x.float().permute(2, 0, 1)  # (p, n, d)
     square = rows.square().sum(-1)
-    gap = square[:, :, None] + square[:, None, :] - 2 * rows @ rows.transpose(1, 2)
-    return torch.where(gap > 1e-12, gap, 1.0).sqrt() * (gap > 1e-12)
+    total = square[:, :, None] + square[:, None, :]
+    gap = total - 2 * rows @ rows.transpose(1, 2)
+    apart = (gap > 1e-6 * total) & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    return torch.where(apart, gap, 1.0).sqrt() * apart
 
 
 def _mean_of_active(terms: Tensor, kept: Tensor | bool = True) -> Tensor:
@@ -33,9 +35,10 @@ class TripletLoss(nn.Module):
     """embeddings (n, d, p), labels (n,) -> triplet loss per part, averaged over parts (Hermans et al. 2017).
 
     margin in units of the Euclidean distance. is_hard_loss: batch-hard (each anchor with its farthest positive and
-    nearest negative) instead of batch-all (every valid triple). mean_over: `active` averages the non-zero terms only,
-    `all` every anchor or triple, zero terms included (the thesis). An anchor without a positive or a negative in the
-    batch takes no part; a batch without any gives 0.
+    nearest negative) instead of batch-all (every triple; as in the hosts an anchor is among its own positives, at
+    distance 0). mean_over: `active` averages the non-zero terms only, `all` every anchor or triple, zero terms
+    included (the thesis). An anchor without another positive or a negative in the batch takes no part; a batch without
+    any gives 0.
     """
 
     pairwise = True
@@ -44,6 +47,8 @@ class TripletLoss(nn.Module):
         self, margin: float, is_hard_loss: bool = False, loss_term_weight: float = 1.0, mean_over: str = "active"
     ) -> None:
         super().__init__()
+        if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < float("inf"):
+            raise ValueError(f"margin must be a number of at least 0, not {margin!r}")
         if mean_over not in ("active", "all"):
             raise ValueError(f"mean_over must be active or all, not {mean_over!r}")
         self.margin, self.hard, self.mean_over = margin, is_hard_loss, mean_over
@@ -54,13 +59,14 @@ class TripletLoss(nn.Module):
         same = labels[:, None] == labels[None, :]
         other = ~same
         positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        anchor = positive.any(1) & other.any(1)  # (n,)
         if self.hard:
-            kept = positive.any(1) & other.any(1)  # (n,)
+            kept = anchor
             far = distance.masked_fill(~positive, -torch.inf).amax(2)
             near = distance.masked_fill(~other, torch.inf).amin(2)
             terms = F.relu(torch.where(kept, far - near, -torch.inf) + self.margin)  # (p, n)
         else:
-            kept = positive[:, :, None] & other[:, None, :]  # (n, n, n) anchor, positive, negative
+            kept = anchor[:, None, None] & same[:, :, None] & other[:, None, :]  # (n, n, n) anchor, positive, negative
             gap = distance[:, :, :, None] - distance[:, :, None, :]
             terms, kept = F.relu(gap + self.margin).flatten(1) * kept.flatten(), kept.flatten()
         if self.mean_over == "active":
@@ -90,6 +96,8 @@ class CrossEntropyLoss(nn.Module):
         log_accuracy: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+            raise ValueError(f"scale must be a number above 0, not {scale!r}")
         if not 0 <= eps < 1:
             raise ValueError(f"eps must be in [0, 1), not {eps}")
         self.scale, self.smoothing, self.log_accuracy = scale, eps if label_smooth else 0.0, log_accuracy

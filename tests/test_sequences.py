@@ -230,6 +230,7 @@ def test_check_data_finds_every_kind_of_fault(root: Path) -> None:
     put(root, "q0/cam5_v0/twin", 10)
     (root / "q0/cam5_v0/twin/a.pkl").write_bytes((root / "p0/cam0_v0/seq0/a.pkl").read_bytes())
     (root / "p0/cam6_v0/nothing").mkdir(parents=True)
+    put(root, "p1/cam1_v9/seq0", 1)  # short, but not constant
     data = settings(root, LISTS, frame_threshold=10)
     with pytest.raises(UserError, match=r"p0/cam5_v0/(cut|nan)/a.pkl"):
         load_splits(data)
@@ -238,17 +239,18 @@ def test_check_data_finds_every_kind_of_fault(root: Path) -> None:
     seen: list[tuple[int, int]] = []
     report = check_data(splits, short=10, progress=lambda done, total: seen.append((done, total)))
     found = {kind: {row["name"] for row in rows} for kind, rows in report["problems"].items()}
-    tens = {f"{label}-cam0_v0-seq0" for label in ("p0", "p1", "p2", "p3", "q0", "q1")} | {"q0-cam5_v0-twin"}
+    tens = {f"{label}-cam0_v0-seq0" for label in ("p0", "p1", "p2", "p3", "q0", "q1")}
+    tens |= {"q0-cam5_v0-twin", "p1-cam1_v9-seq0"}
     assert found == {"constant": {"p0-cam5_v0-still"}, "nan": {"p0-cam5_v0-nan"}, "unreadable": {"p0-cam5_v0-cut"},
                      "duplicate": {"q0-cam5_v0-twin"}, "short": tens}
-    assert seen == [(k + 1, 36) for k in range(36)]  # 32 sound ones, twin, still, nan, cut
+    assert seen == [(k + 1, 37) for k in range(37)]  # 32 sound ones, the faulty ones too
     row = report["splits"]["train"]
-    assert (row["labels"], row["sequences"], row["cameras"], row["shortest"]) == (4, 27, 6, 10)
+    assert (row["labels"], row["sequences"], row["cameras"], row["shortest"]) == (4, 28, 6, 1)
     sound = [i for i, view in enumerate(splits.train.views) if view in ("seq0", "still")]
     assert row["frames"] == sum(len(splits.train.read(i)) for i in sound)
     assert report["dropped"]["empty_folders"] == 1 and report["fingerprint"] == fingerprint(splits)
     data.frame_threshold = 10
-    assert load_splits(data, lenient=True).dropped["short_sequences"] == 7
+    assert load_splits(data, lenient=True).dropped["short_sequences"] == 8
 
 
 def test_fingerprint_is_of_the_data_not_of_the_place(root: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bpmt_ext.metrics.yardsticks import embed as measure
 from bpmt_ext.report.tables import text_table
 from bpmt_ext.synthetic import write_dataset
 
-WALKERS = {"train": 120, "test": 48, "cameras": 4, "sequences": 2}
+WALKERS = {"train": 250, "test": 48, "cameras": 4, "sequences": 2}
 YARDSTICKS = ("single_frame", "pose_statistics", "cadence")
 COLUMNS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP")
 
