@@ -106,12 +106,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _guarded(name: str, handler: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """The handler's status; UserError as lines on standard error and 2, an interruption as 130."""
+    """The handler's status; UserError, and a file the system refuses, as lines on standard error and 2, an
+    interruption as 130."""
     try:
         return handler(args)
     except UserError as error:
         for line in str(error).splitlines():
             print(f"{name}: {line}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None or isinstance(error, BrokenPipeError):
+            raise
+        print(f"{name}: {error.filename}: {error.strerror}; correct the path or its permissions", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

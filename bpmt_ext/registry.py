@@ -80,13 +80,16 @@ def build_network(
     takes = signature(network).parameters
     filled = normalise_arguments(arguments)
     if "num_class" in takes:
-        filled.setdefault("num_class", classes)
-        if filled["num_class"] < classes and filled["num_class"] != 0:
+        wanted = filled.setdefault("num_class", classes)
+        if not isinstance(wanted, int) or (wanted < classes and wanted != 0):
             raise UserError(
-                f"{where}.num_class: {filled['num_class']} classes for {classes} training identities; "
+                f"{where}.num_class: {wanted} classes for {classes} training identities; "
                 "leave the key out to count them"
             )
+    for key in ("max_frames", "embedding_width"):
+        if key in filled and not (isinstance(filled[key], int) and filled[key] >= 1):
+            raise UserError(f"{where}.{key} is {filled[key]!r}; give a whole number of at least 1")
     try:
         return network(skeleton=skeleton, **filled)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:  # also sizes of 0 and below 0
         raise UserError(f"{where}: {name} refuses its settings: {error}") from error

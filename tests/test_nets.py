@@ -152,7 +152,11 @@ def test_grouped_encoder_equals_separate_torch_encoders() -> None:
                 "linear1.bias": mine.up.bias[g, 0],
                 "linear2.weight": mine.down.weight[g].T,
                 "linear2.bias": mine.down.bias[g, 0],
-                **{f"{n}.{k}": getattr(getattr(mine, n), k)[g, 0, 0] for n in ("norm1", "norm2") for k in ("weight", "bias")},
+                **{
+                    f"{n}.{k}": getattr(getattr(mine, n), k)[g, 0, 0]
+                    for n in ("norm1", "norm2")
+                    for k in ("weight", "bias")
+                },
             }
             layer.load_state_dict(state)
         want = reference(x[g], src_key_padding_mask=~mask)
@@ -175,7 +179,8 @@ def test_cross_attention_equals_torch() -> None:
 def test_pairs_are_the_ten_of_the_thesis_in_order_and_reach_their_parts() -> None:
     from bpmt_ext.nets.bpmt import _part_order
 
-    net = PairEncoder(parts=5, width=8, max_frames=4, share_t2=False, share_cross=False, positions="none", heads=2,
+    net = PairEncoder(parts=5, width=8, max_frames=4, share_t2=False, share_cross=False, positions="none",
+                      position_start="zero", heads=2,
                       layers=1, feedforward=8, dropout=0.0, attention_dropout=0.0)  # fmt: skip
     assert net.pairs == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
     told = torch.tensor([[a, b] for a, b in net.pairs], dtype=torch.float32)  # U_{p|q} says p

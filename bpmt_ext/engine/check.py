@@ -42,11 +42,8 @@ def run(settings: Settings) -> int:
 
 def data_text(settings: Settings, report: dict[str, Any]) -> str:
     """What each set holds, which sequences are doubtful, what was left out."""
-    rows = [
-        [name, *(f"{row[key]:g}" for key in ("labels", "cameras", "sequences", "frames", "shortest", "median", "longest"))]
-        for name, row in report["splits"].items()
-    ]
     header = ["set", "labels", "cameras", "sequences", "frames", "shortest", "median", "longest"]
+    rows = [[name, *(f"{row[key]:g}" for key in header[1:])] for name, row in report["splits"].items()]
     lines = [f"{settings.data_cfg.dataset_name} in {settings.data_cfg.dataset_root}", text_table(header, rows), ""]
     for kind, found in report["problems"].items():
         names = ", ".join(f"{row['name']} ({row['detail']})" for row in found[:3])
@@ -62,5 +59,5 @@ def protocol_text(settings: Settings, splits: Splits) -> str:
     probes = counts.pop("probes")
     lines = [f"protocol {counts.pop('protocol')}: {probes['valid']} of {probes['total']} probes have a match"]
     if probes["without_match"]:
-        lines.append(f"{probes['without_match']} probes have no match in their gallery and are left out of every figure")
+        lines.append(f"{probes['without_match']} probes have no match in their gallery: left out of every figure")
     return "\n".join([*lines, json.dumps(counts)])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,22 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    except (OSError, RuntimeError) as error:  # RuntimeError: a full disk, as torch tells it
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be written ({reason}); make room, then run again") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,8 +47,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds: zip, pickle, runtime, ...
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint of tensors and plain data ({reason})") from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), Mapping):
-        raise UserError(f"{path}: not a checkpoint: it has no `model` entry")
+    weights = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
+        raise UserError(f"{path}: not a checkpoint: it has no `model` entry of named tensors; name another file")
     return state
 
 
@@ -78,6 +81,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path
         )
     _check_shapes(own, weights, sorted(own.keys() & weights.keys()), source)
     network.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        log.warning("%s: %s missing, %s unexpected", source, _few(missing), _few(unexpected))
     return missing + unexpected
 
 
@@ -111,6 +116,8 @@ def _few(keys: Sequence[str]) -> str:
     if not keys:
         return "nothing"
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
 def weights_hash(network: nn.Module) -> str:
     """A short checksum of all weights, for results files."""
     total = 0

@@ -7,7 +7,7 @@ chosen by the local rank, everything else by the global one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,8 +44,9 @@ class World:
         """
         if self.size == 1:
             return x
-        rows = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(rows, x.detach().contiguous())
+        own = x.detach().contiguous()
+        rows = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(rows, own)
         rows[self.rank] = x
         return torch.cat(rows)
 
@@ -56,6 +57,20 @@ class World:
         out: list[Any] = [None] * self.size
         dist.all_gather_object(out, value)
         return out
+
+    def everywhere(self, x: Tensor) -> Tensor:
+        """x bool -> True where it is True on every process."""
+        if self.size == 1:
+            return x
+        x = x.to(torch.int32)
+        dist.all_reduce(x, dist.ReduceOp.MIN)
+        return x.bool()
+
+    def from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite these tensors, in place, with those of the main process."""
+        if self.size > 1:
+            for x in tensors:
+                dist.broadcast(x, 0)
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean of a tensor over processes."""
@@ -72,7 +87,8 @@ def world(timeout_minutes: float = 30) -> Iterator[World]:
     try:
         rank, size, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     except ValueError as error:
-        raise UserError(f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers ({error}); start with torchrun") from error
+        named = "RANK, WORLD_SIZE and LOCAL_RANK"
+        raise UserError(f"{named} must be whole numbers ({error}); start with torchrun") from error
     gpu = torch.cuda.is_available()
     if gpu and local >= torch.cuda.device_count():
         raise UserError(
@@ -85,7 +101,10 @@ def world(timeout_minutes: float = 30) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
+    try:
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
+    except (ValueError, RuntimeError) as error:  # RuntimeError: what torch raises for the network's own faults
+        raise UserError(f"{size} processes cannot meet ({str(error).splitlines()[0]}); start with torchrun") from error
     try:
         yield World(rank, size, device)
     finally:

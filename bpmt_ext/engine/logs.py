@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from bpmt_ext.data.pickles import write_bytes
 
 log = logging.getLogger("bpmt_ext")
 
@@ -20,14 +20,7 @@ log = logging.getLogger("bpmt_ext")
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -47,7 +40,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def log_to(folder: Path | None) -> None:
     """Progress messages on standard error, and into `folder`/log.txt if given. For entry points only."""
-    log.handlers.clear()
+    for old in list(log.handlers):
+        log.removeHandler(old)
+        old.close()
     log.setLevel(logging.INFO)
     log.propagate = False
     handlers: list[logging.Handler] = [logging.StreamHandler()]
@@ -78,7 +73,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.writer is not None:
             self.writer.close()
         if self.active and kind is None:

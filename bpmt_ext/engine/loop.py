@@ -6,7 +6,9 @@ is seeded anew from (seed, iteration, rank) before every step: a resumed run the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from bpmt_ext.data.batches import Batch, inference_loader, train_loader
+from bpmt_ext.data.batches import Batch, Loader, inference_loader, train_loader
 from bpmt_ext.engine.checkpoint import (
     checkpoint_path,
     find_iterations,
@@ -46,11 +48,12 @@ class Tracker:
             value = value.detach().double()
             self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
 
-    def check(self, iteration: int) -> None:
-        """Stop at the first loss that is not finite. Called where the numbers are read anyway: no extra wait on a GPU."""
+    def check(self, iteration: int, world: World) -> None:
+        """Stop at the first loss that is not finite, on all processes. Called where the numbers are read anyway: no
+        extra wait on a GPU."""
         if not self.losses:
             return
-        finite = torch.isfinite(torch.stack(self.losses)).tolist()
+        finite = world.everywhere(torch.isfinite(torch.stack(self.losses))).tolist()
         if not all(finite):
             raise UserError(
                 f"the loss is not finite at iteration {iteration - len(finite) + 1 + finite.index(False)}; "
@@ -79,7 +82,9 @@ class Best:
         self.iteration: int = state["iteration"] if state else 0
 
     def improved(self, figures: Mapping[str, float], iteration: int) -> bool:
-        """Take the new figures if they are better."""
+        """Take the new figures if they are better; one that is not finite never is."""
+        if not math.isfinite(figures[self.key]):
+            return False
         if self.figures and self.sign * figures[self.key] >= self.sign * self.figures[self.key]:
             return False
         self.figures, self.iteration = dict(figures), iteration
@@ -94,16 +99,57 @@ class Best:
         return {"figures": self.figures, "iteration": self.iteration}
 
 
+def build_solver(run: Run) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Optimiser and schedule of the config over the parameters that train. UserError for values they refuse."""
+
+    def built(section: str, cls: type, first: Any, arguments: Mapping[str, Any]) -> Any:
+        where = f"{run.settings.where(section)}: {cls.__name__}"
+        try:
+            made = cls(first, **arguments)
+        except Exception as error:  # values of any type meet code that expects numbers
+            raise UserError(f"{where} refuses its settings: {error}") from error
+        needs = [name for name, p in signature(made.step).parameters.items() if p.default is p.empty]
+        if needs:
+            raise UserError(f"{where} cannot be stepped once an iteration, it asks for {needs[0]}; choose another")
+        return made
+
+    solver, arguments = run.settings.solver()
+    weights = [p for p in run.network.parameters() if p.requires_grad]
+    optimizer = built("optimizer_cfg", solver, weights, arguments)
+    schedule, arguments = run.settings.scheduler()
+    return optimizer, built("scheduler_cfg", schedule, optimizer, arguments)
+
+
+def build_loader(run: Run, start: int) -> Loader:
+    """This process's batches of the iterations from `start`. UserError for a sampler the training set cannot feed."""
+    t, world = run.settings.trainer_cfg, run.world
+    return train_loader(
+        run.splits.train,
+        t.sampler.model_dump(),
+        run.train_transform,
+        seed=t.seed,
+        start=start,
+        stop=t.total_iter,
+        rank=world.rank,
+        world_size=world.size,
+        num_workers=run.settings.data_cfg.num_workers,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def check_training(run: Run) -> None:
+    """Build what a training needs and let it go: what the config got wrong is told before any stage is trained."""
+    build_solver(run)
+    build_loader(run, 0)
+
+
 class Trainer:
     """One training: what changes from step to step and what a checkpoint holds."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.config, world = run, run.settings.trainer_cfg, run.world
         run.network.to(world.device)
-        solver, arguments = run.settings.solver()
-        self.optimizer = solver([p for p in run.network.parameters() if p.requires_grad], **arguments)
-        schedule, arguments = run.settings.scheduler()
-        self.scheduler = schedule(self.optimizer, **arguments)
+        self.optimizer, self.scheduler = build_solver(run)
         self.precision = training_precision(run.settings)
         fp16 = self.precision == "fp16" and world.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)
@@ -112,6 +158,7 @@ class Trainer:
         fit_inputs(run)
         self.model: nn.Module = run.network
         if world.size > 1:
+            release_idle(run)
             devices = [world.device] if world.device.type == "cuda" else None
             self.model = DistributedDataParallel(run.network, devices)
 
@@ -140,7 +187,7 @@ class Trainer:
 
     def save(self, which: int | str) -> None:
         """Write a checkpoint in the main process; the others wait, so that nobody runs ahead of a failed write."""
-        self.tracker.check(self.iteration)
+        self.tracker.check(self.iteration, self.run.world)
         tracker = self.tracker.state(self.run.world)
         if self.run.world.main:
             engine = {
@@ -175,18 +222,32 @@ class Trainer:
         try:
             if not t.optimizer_reset and "optimizer" in state:
                 self.optimizer.load_state_dict(state["optimizer"])
+                for group in self.optimizer.param_groups:
+                    _same_kind(self.optimizer, self.optimizer.defaults, group)
             if not t.scheduler_reset and "scheduler" in state:
+                _same_kind(self.scheduler, self.scheduler.state_dict(), state["scheduler"])
                 self.scheduler.load_state_dict(state["scheduler"])
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # whatever torch makes of a state that is not its own
             remedy = "set trainer_cfg.optimizer_reset and scheduler_reset to true"
             raise UserError(f"{path}: its optimiser state does not fit this config ({error}); {remedy}") from error
         if not isinstance(hint, int):
             return
         engine = state.get("engine", {})  # a host's checkpoint has none
-        self.iteration = int(state["iteration"])
-        self.tracker, self.best = Tracker(engine.get("tracker")), Best(self.best.key, engine.get("best"))
-        if engine.get("scaler"):
-            self.scaler.load_state_dict(engine["scaler"])
+        self.iteration = hint
+        steps = getattr(self.scheduler, "total_steps", t.total_iter)
+        if hint > t.total_iter or steps < t.total_iter:
+            raise UserError(
+                f"{path}: belongs to a training of {max(hint, steps)} iterations, trainer_cfg.total_iter is "
+                f"{t.total_iter}; give this one another save_name, or set trainer_cfg.restore_hint"
+                + (" or scheduler_reset: true" if steps < t.total_iter else "")
+            )
+        try:
+            self.tracker, self.best = Tracker(engine.get("tracker")), Best(self.best.key, engine.get("best"))
+            if engine.get("scaler"):
+                self.scaler.load_state_dict(engine["scaler"])
+        except Exception as error:
+            remedy = "start from an earlier one (trainer_cfg.restore_hint) or anew"
+            raise UserError(f"{path}: what it says of its training is damaged ({error}); {remedy}") from error
         if self.run.world.main:
             log.info("%s: continuing from %s", self.run.settings.model_cfg.model, path.name)
 
@@ -209,23 +270,35 @@ def fit_inputs(run: Run, most: int = 512) -> None:
     run.network.fit(pose.to(run.world.device), mask.to(run.world.device))
 
 
+def _same_kind(target: object, own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+    """ValueError if a loaded state lacks what this class keeps; torch would only miss it at the next step. Names with
+    an underscore come and go with torch's version."""
+    lacking = sorted(key for key in own.keys() - loaded.keys() if not key.startswith("_"))
+    if lacking:
+        raise ValueError(f"it has no {lacking[0]}, as {type(target).__name__} needs it")
+
+
+def release_idle(run: Run) -> None:
+    """Freeze the parameters no loss reaches (a classifier without cross-entropy): DistributedDataParallel would wait
+    for their gradients for ever. One forward pass in eval mode tells which."""
+    clips = inference_loader(
+        run.splits.train, clip_sampler(run.settings, 2), run.test_transform, seed=run.settings.trainer_cfg.seed
+    )
+    batch = next(iter(clips)).to(run.world.device)
+    out = run.network.eval()(batch.pose, batch.mask, batch.key)
+    loss, _ = run.objective(out, batch.label, World(0, 1, run.world.device))
+    weights = [p for p in run.network.parameters() if p.requires_grad]
+    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+        weight.requires_grad_(gradient is not None)
+
+
 def train(run: Run) -> dict[str, float]:
     """Train to total_iter from wherever `restore_hint` says; returns the best validation figures, empty without any."""
     t, world, trainer = run.settings.trainer_cfg, run.world, Trainer(run)
-    loader = train_loader(
-        run.splits.train,
-        t.sampler.model_dump(),
-        run.train_transform,
-        seed=t.seed,
-        start=trainer.iteration,
-        stop=t.total_iter,
-        rank=world.rank,
-        world_size=world.size,
-        num_workers=run.settings.data_cfg.num_workers,
-        pin_memory=world.device.type == "cuda",
-    )
+    loader = build_loader(run, trainer.iteration)
     name = f"{run.settings.model_cfg.model:8}"
-    bar = tqdm(total=t.total_iter, initial=trainer.iteration, desc=name, unit="it", disable=not world.main, mininterval=1)
+    span = {"initial": trainer.iteration, "total": t.total_iter}
+    bar = tqdm(**span, desc=name, unit="it", disable=not world.main, mininterval=1)
     with Journal(run.folder, start=trainer.iteration, active=world.main) as journal, bar:
         for batch in loader:
             trainer.tracker.add(trainer.step(batch.to(world.device, non_blocking=True)))
@@ -233,11 +306,13 @@ def train(run: Run) -> dict[str, float]:
             last = iteration == t.total_iter
             bar.update()
             if last or iteration % t.log_iter == 0:
-                trainer.tracker.check(iteration)
+                trainer.tracker.check(iteration, world)
                 means = trainer.tracker.means(world)
                 journal.write(iteration, "train", means)
                 bar.set_postfix(loss=f"{means['loss']:.4f}", **trainer.best.show())
             if t.val_iter and len(run.splits.val) and (last or iteration % t.val_iter == 0):
+                trainer.tracker.check(iteration, world)
+                world.from_main(run.network.buffers())  # BatchNorm's statistics are each process's own
                 figures = validate(run)
                 journal.write(iteration, "validation", figures)
                 if trainer.best.improved(figures, iteration):

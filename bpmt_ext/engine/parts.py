@@ -17,6 +17,7 @@ from bpmt_ext.data.sequences import Splits
 from bpmt_ext.data.transforms import Compose
 from bpmt_ext.draws import Draws
 from bpmt_ext.engine.distributed import World
+from bpmt_ext.errors import UserError
 from bpmt_ext.registry import Method
 
 
@@ -38,6 +39,12 @@ class Objective:
         zero = torch.zeros((), device=labels.device)
         total, figures = zero, {"loss": zero}
         for prefix, loss_fn, inputs in self.losses:
+            absent = [name for name in inputs.values() if name not in out]
+            if absent:
+                raise UserError(
+                    f"loss_cfg: the network has no {absent[0]} for {type(loss_fn).__name__}; leave this loss out, or "
+                    "let the network have it (logits: model_cfg.num_class is not 0)"
+                )
             given = {argument: out[name] for argument, name in inputs.items()} | {"labels": labels}
             scale = 1
             if loss_fn.pairwise:  # every process sees all rows, and DistributedDataParallel averages the gradients

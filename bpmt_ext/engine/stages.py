@@ -8,7 +8,7 @@ first trains those whose last checkpoint is not there yet; asked again, it repea
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,24 @@ from torch import nn
 
 from bpmt_ext import __version__
 from bpmt_ext.config import Settings, load_settings, suggestion
-from bpmt_ext.data.sequences import Splits, fingerprint, load_splits
+from bpmt_ext.data.sequences import SequenceSet, Splits, fingerprint, load_splits
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.engine.checkpoint import (
-    checkpoint_path, find_iterations, load_checkpoint, load_stage, load_weights, weights_hash,
+    checkpoint_path,
+    find_iterations,
+    load_checkpoint,
+    load_stage,
+    load_weights,
+    weights_hash,
 )
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.inference import embed
 from bpmt_ext.engine.logs import log, write_json, write_text
-from bpmt_ext.engine.loop import train
+from bpmt_ext.engine.loop import check_training, train
 from bpmt_ext.engine.parts import Objective, Run, resolved_text, seed_everything
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import LOSSES
-from bpmt_ext.metrics.protocols import evaluate, protocol_counts
+from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate, protocol_counts
 from bpmt_ext.registry import Method, build_network, get_method
 from bpmt_ext.report.tables import results_table
 from bpmt_ext.skeletons import Skeleton, get_skeleton, skeleton_from_mapping
@@ -70,6 +75,9 @@ def build_objective(settings: Settings, method: Method) -> Objective:
     """The losses of the config, each fed from the outputs the registry names."""
     if method.losses is None:
         return Objective([])
+    if not settings.loss_cfg:
+        raise UserError(f"{settings.where('loss_cfg')}: is empty; {settings.model_cfg.model} needs a loss, "
+                        f"one of {', '.join(method.losses)}")
     rows = []
     for i, loss_cfg in enumerate(settings.loss_cfg):
         where = settings.where(f"loss_cfg.{i}.type")
@@ -87,16 +95,20 @@ def build_objective(settings: Settings, method: Method) -> Objective:
     return Objective(rows)
 
 
-def build_run(settings: Settings, splits: Splits, world: World, folder: Path) -> Run:
-    """The network, its losses and transforms, with initial weights from trainer_cfg.seed."""
+def build_run(
+    settings: Settings, splits: Splits, world: World, folder: Path, *, classes: int | None = None
+) -> Run:
+    """The network, its losses and transforms, with initial weights from trainer_cfg.seed.
+
+    classes: how many the head tells apart, as many as there are training identities unless given.
+    """
     name = settings.model_cfg.model
     method, skeleton = get_method(name), data_skeleton(settings)
     supplied = ("skeleton",)
     arguments = settings.arguments(method.network(), "model_cfg", supplied=supplied)
     seed_everything(settings.trainer_cfg.seed, 0, 0)
-    network = build_network(
-        name, arguments, skeleton=skeleton, classes=len(splits.train.label_set), where=settings.where("model_cfg")
-    )
+    classes = len(splits.train.label_set) if classes is None else classes
+    network = build_network(name, arguments, skeleton=skeleton, classes=classes, where=settings.where("model_cfg"))
     if settings.trainer_cfg.sync_BN and world.size > 1 and world.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return Run(
@@ -134,20 +146,10 @@ def earlier_stages(
 ) -> list[tuple[str, Path]]:
     """(name, checkpoint) of every earlier stage, in order, trained now where no finished checkpoint stands."""
     method, found = get_method(settings.model_cfg.model), []
-    for name, value in sorted(settings.model_cfg.stages.items()):
-        if name not in method.stages:
-            raise UserError(
-                f"{settings.where(f'model_cfg.stages.{name}')}: {settings.model_cfg.model} has no stage {name!r}"
-                f"{suggestion(name, method.stages)}"
-            )
-        path = Path(value)
+    for name, path in _stage_files(settings, method):
         if path.suffix not in (".yaml", ".yml"):
-            if not path.is_file():
-                raise UserError(f"{path}: the checkpoint of stage {name} is missing; train it, or name its YAML file")
             found.append((name, path))
             continue
-        if not path.is_file():
-            raise UserError(f"{path}: the config of stage {name} is missing; correct model_cfg.stages.{name}")
         inner = stage_options(opts, name)
         stage = load_settings(path, [text for text in inner if not text.startswith(("t1.", "t2."))], root)
         if finished_checkpoint(stage, output) is None:
@@ -159,10 +161,36 @@ def earlier_stages(
     return found
 
 
+def _stage_files(settings: Settings, method: Method) -> list[tuple[str, Path]]:
+    """(name, config or checkpoint) of the earlier stages, in order. UserError for one the network has not, or that is
+    not there: told before the first of them is trained."""
+    found = []
+    for name, value in sorted(settings.model_cfg.stages.items()):
+        if name not in method.stages:
+            raise UserError(
+                f"{settings.where(f'model_cfg.stages.{name}')}: {settings.model_cfg.model} has no stage {name!r}"
+                f"{suggestion(name, method.stages)}"
+            )
+        path = Path(value)
+        if not path.is_file():
+            kind, remedy = "config", f"correct {settings.where(f'model_cfg.stages.{name}')}"
+            if path.suffix not in (".yaml", ".yml"):
+                kind, remedy = "checkpoint", "train it, or name its YAML file"
+            raise UserError(f"{path}: the {kind} of stage {name} is missing; {remedy}")
+        found.append((name, path))
+    return found
+
+
 def train_config(settings: Settings, world: World, output: Path, opts: Sequence[str], root: Path) -> Run:
     """Train what a config describes, earlier stages first. Continues an interrupted run of the same name."""
     splits = load_data(settings)
-    if not get_method(settings.model_cfg.model).pretraining:
+    method = get_method(settings.model_cfg.model)
+    _check_validation(settings, splits, method)
+    if not method.pretraining:
+        name = settings.evaluator_cfg.eval_func
+        if name not in PROTOCOLS:
+            where = settings.where("evaluator_cfg.eval_func")
+            raise UserError(f"{where}: there is no protocol {name!r}{suggestion(name, PROTOCOLS)}")
         if settings.trainer_cfg.with_test:
             check_protocol(settings, splits)
         if len(splits.train.label_set) < 2:
@@ -171,6 +199,8 @@ def train_config(settings: Settings, world: World, output: Path, opts: Sequence[
                 "metric learning needs at least 2"
             )
     run = build_run(settings, splits, world, run_folder(settings, output))  # first: its faults cost no stage
+    check_training(run)
+    _check_channels(run, splits.train)
     stages = earlier_stages(settings, world, output, opts, root)
     for name, path in stages:
         weights = load_checkpoint(path)["model"]
@@ -190,6 +220,31 @@ def train_config(settings: Settings, world: World, output: Path, opts: Sequence[
     return run
 
 
+def _check_validation(settings: Settings, splits: Splits, method: Method) -> None:
+    """UserError if the validation split cannot be scored; a warning if there is none though one is asked for."""
+    t, val = settings.trainer_cfg, splits.val
+    if t.val_iter and not len(val):
+        log.warning("trainer_cfg.val_iter is %d, but there is no validation split; set data_cfg.validation", t.val_iter)
+    if t.val_iter and len(val) and not method.pretraining:
+        try:
+            protocol_counts("evaluate_retrieval", [r.label for r in val.records], val.types, val.views)
+        except UserError as error:
+            raise UserError(
+                f"the validation split has {len(val)} sequences of {len(set(val.labels))} identities and none to match "
+                "with another; hold out more (data_cfg.validation), or set it and trainer_cfg.val_iter to 0"
+            ) from error
+
+
+def _check_channels(run: Run, sequences: SequenceSet) -> None:
+    """UserError if the poses have fewer channels than the network's input streams take."""
+    needed = getattr(getattr(getattr(run.network, "t1", None), "streams", None), "needed", 0)
+    if len(sequences) and sequences.read(0).shape[2] < needed:
+        raise UserError(
+            f"{sequences.records[0].paths[0]}: has {sequences.read(0).shape[2]} channels, {needed} needed for "
+            "model_cfg.streams; convert with confidence, or leave that stream out"
+        )
+
+
 def test_config(settings: Settings, world: World, output: Path, which: int | str | None = None) -> dict[str, Any]:
     """Embed the test set with a trained network and score it; writes results.json and embeddings.npz."""
     splits = load_data(settings)
@@ -202,18 +257,18 @@ def test_config(settings: Settings, world: World, output: Path, which: int | str
         path = checkpoint_path(folder / "checkpoints", settings.evaluator_cfg.save_name, "last")
     state = load_checkpoint(path)
     # the head is as wide as it was in training, whatever data this test has
-    run = build_run(_with_classes(settings, state["model"]), splits, world, folder)
+    run = build_run(settings, splits, world, folder, classes=_classes(state["model"]))
     load_weights(run.network, state["model"], path, strict=settings.evaluator_cfg.restore_ckpt_strict)
+    _check_channels(run, splits.test)
     return score(run, iteration=int(state.get("iteration", 0)), write=world.main)
 
 
-def _with_classes(settings: Settings, weights: dict[str, torch.Tensor]) -> Settings:
-    """Settings whose `num_class` is that of the checkpoint; identities of other data need no column in the head."""
+def _classes(weights: Mapping[str, torch.Tensor]) -> int | None:
+    """The number of classes a checkpoint's head tells apart; None if it has none."""
     for key, axis in (("head.classes", 1), ("head.classifier.weight", 0)):
-        if key in weights and "num_class" not in settings.model_cfg.free:
-            model = settings.model_cfg.model_copy(update={"num_class": weights[key].shape[axis]})
-            return settings.model_copy(update={"model_cfg": model})
-    return settings
+        if key in weights:
+            return weights[key].shape[axis]
+    return None
 
 
 def score(run: Run, *, iteration: int, write: bool) -> dict[str, Any]:

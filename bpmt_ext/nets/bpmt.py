@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpmt_ext.nets.grouped import GroupedCrossAttention, GroupedEncoder, GroupedLinear
-from bpmt_ext.nets.layers import Slots, Streams, cut_windows, pool_windows, set_mode, set_trainable
+from bpmt_ext.nets.layers import Slots, Streams, cut_windows, pool_windows, position_table, set_mode, set_trainable
 from bpmt_ext.skeletons import Skeleton
 
 
@@ -41,9 +41,10 @@ class PartEmbedding(nn.Module):
         inputs = channels * torch.bincount(slots.part)[slots.part]  # of each slot's own part
         bound = inputs.float().rsqrt()[:, None, None]
         self.weight = nn.Parameter((2 * torch.rand(slots.count, channels, width) - 1) * bound)
-        self.bias = nn.Parameter((2 * torch.rand(slots.parts, width) - 1) * torch.stack(
-            [bound[slots.part == part][0, 0] for part in range(slots.parts)]
-        ))
+        self.bias = nn.Parameter(
+            (2 * torch.rand(slots.parts, width) - 1)
+            * torch.stack([bound[slots.part == part][0, 0] for part in range(slots.parts)])
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, s, c = x.shape
@@ -66,6 +67,7 @@ class PartEncoder(nn.Module):
         standardise: str,
         width: int,
         max_frames: int,
+        position_start: str,
         shared: bool,
         heads: int,
         layers: int,
@@ -78,7 +80,7 @@ class PartEncoder(nn.Module):
         self.streams = Streams(skeleton=skeleton, slots=self.slots, streams=streams, standardise=standardise)
         groups = 1 if shared else self.slots.parts
         self.embedding = PartEmbedding(slots=self.slots, channels=self.streams.channels, width=width)
-        self.positions = nn.Parameter(torch.zeros(groups, max_frames, width))
+        self.positions = nn.Parameter(position_table(groups, max_frames, width, position_start))
         self.encoder = GroupedEncoder(
             groups=groups,
             width=width,
@@ -114,6 +116,7 @@ class PairEncoder(nn.Module):
         share_t2: bool,
         share_cross: bool,
         positions: str,
+        position_start: str,
         heads: int,
         layers: int,
         feedforward: int,
@@ -141,7 +144,8 @@ class PairEncoder(nn.Module):
         self.part_vectors = nn.Parameter(0.02 * torch.randn(parts, 1, 1, width)) if with_part else None
         with_position = positions != "none"
         self.segments = nn.Parameter(0.02 * torch.randn(groups, 2, 1, 1, width)) if with_position else None
-        self.positions = nn.Parameter(torch.zeros(groups, 1, 1, max_frames, width)) if with_position else None
+        table = position_table(groups, max_frames, width, position_start)[:, None, None]
+        self.positions = nn.Parameter(table) if with_position else None  # (g, 1, 1, t, d)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         _, n, t, d = features.shape
@@ -223,6 +227,7 @@ class BPMT(nn.Module):
         dropout: float = 0.1,
         attention_dropout: float | None = None,
         max_frames: int = 60,
+        position_start: str = "sine",
         share_t1: bool = False,
         share_t2: bool = False,
         share_cross: bool = False,
@@ -241,6 +246,7 @@ class BPMT(nn.Module):
             streams=streams,
             standardise=standardise,
             max_frames=max_frames,
+            position_start=position_start,
             shared=share_t1,
             **sizes,
         )
@@ -251,6 +257,7 @@ class BPMT(nn.Module):
             share_t2=share_t2,
             share_cross=share_cross,
             positions=t2_positions,
+            position_start=position_start,
             **sizes,
         )
         self.fuse = GroupedCrossAttention(groups=parts, width=width, heads=heads, dropout=dropout)

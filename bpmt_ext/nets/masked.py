@@ -135,7 +135,14 @@ class _Pretraining(nn.Module):
     """What both stages share: T1, the masking, the windows and the weights of the loss."""
 
     def __init__(
-        self, *, t1: PartEncoder, max_frames: int, mask: str, mask_ratio: float, mask_block: int, mask_value: str,
+        self,
+        *,
+        t1: PartEncoder,
+        max_frames: int,
+        mask: str,
+        mask_ratio: float,
+        mask_block: int,
+        mask_value: str,
         confidence_weight: bool,
     ) -> None:
         super().__init__()
@@ -194,6 +201,7 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         dropout: float = 0.1,
         attention_dropout: float | None = None,
         max_frames: int = 60,
+        position_start: str = "sine",
         share_t1: bool = False,
         mask: str = "block",
         mask_ratio: float = 0.5,
@@ -204,11 +212,22 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
     ) -> None:
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
-            skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames, shared=share_t1, **sizes
+            skeleton=skeleton,
+            streams=streams,
+            standardise=standardise,
+            max_frames=max_frames,
+            position_start=position_start,
+            shared=share_t1,
+            **sizes,
         )
         super().__init__(
-            t1=t1, max_frames=max_frames, mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
-            mask_value=mask_value, confidence_weight=confidence_weight,
+            t1=t1,
+            max_frames=max_frames,
+            mask=mask,
+            mask_ratio=mask_ratio,
+            mask_block=mask_block,
+            mask_value=mask_value,
+            confidence_weight=confidence_weight,
         )
         slots = t1.slots
         self.decoder = SlotDecoder(group=slots.part, place=slots.place, width=width, dims=skeleton.dims, kind=decoder)
@@ -240,6 +259,7 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         dropout: float = 0.1,
         attention_dropout: float | None = None,
         max_frames: int = 60,
+        position_start: str = "sine",
         share_t1: bool = False,
         share_t2: bool = False,
         share_cross: bool = False,
@@ -254,16 +274,32 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
     ) -> None:
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
-            skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames, shared=share_t1, **sizes
+            skeleton=skeleton,
+            streams=streams,
+            standardise=standardise,
+            max_frames=max_frames,
+            position_start=position_start,
+            shared=share_t1,
+            **sizes,
         )
         super().__init__(
-            t1=t1, max_frames=max_frames, mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
-            mask_value=mask_value, confidence_weight=confidence_weight,
+            t1=t1,
+            max_frames=max_frames,
+            mask=mask,
+            mask_ratio=mask_ratio,
+            mask_block=mask_block,
+            mask_value=mask_value,
+            confidence_weight=confidence_weight,
         )
         slots = t1.slots
         self.t2 = PairEncoder(
-            parts=slots.parts, max_frames=max_frames, share_t2=share_t2, share_cross=share_cross,
-            positions=t2_positions, **sizes,
+            parts=slots.parts,
+            max_frames=max_frames,
+            share_t2=share_t2,
+            share_cross=share_cross,
+            positions=t2_positions,
+            position_start=position_start,
+            **sizes,
         )
         sides = torch.stack([self.t2.first, self.t2.second], dim=1).flatten()  # (2 q,) the part of each side
         group, slot = (sides[:, None] == slots.part).nonzero(as_tuple=True)  # (r,) rows: the slots of every side

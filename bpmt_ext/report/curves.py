@@ -59,5 +59,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "
         axes.legend(fontsize=6 if len(names) > 4 else 8, ncols=2 if len(names) > 4 else 1)
     figure.suptitle(title)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, path)
+    try:
+        figure.savefig(temporary, dpi=110)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
