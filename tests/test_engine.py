@@ -88,7 +88,7 @@ def same_run(name: str, one: Path, other: Path) -> None:
             del state["engine"]["config"]  # holds the absolute path of the data
         assert a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
     a, b = ((folder / folder_of(name) / "metrics.jsonl").read_text() for folder in (one, other))
-    assert a == b and len(a.splitlines()) == 5
+    assert a == b and len(a.splitlines()) == 4
 
 
 def test_three_stages_by_one_config(here: Path) -> None:
@@ -149,7 +149,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     whole: Path, here: Path, name: str, iteration: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """4: a validation and its best checkpoint are newer than the last checkpoint; 6: a log line is."""
+    """4: a log line, a validation and its best checkpoint are newer than the last checkpoint; 6: half of what the next
+    log line will average is older than the last checkpoint."""
     with monkeypatch.context() as patch:
         stop_at(patch, iteration)
         assert run(name) == 130
@@ -201,7 +202,7 @@ def test_what_a_training_writes(whole: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, key, better in (("t1", "loss", min), ("net", "mAP", max)):
         folder = folder_of(name)
         training, validation = rows(name, "train"), rows(name, "validation")
-        assert [row["iteration"] for row in training] == [2, 4, 6]
+        assert [row["iteration"] for row in training] == [3, 6]
         assert [row["iteration"] for row in validation] == [3, 6]
         best = better(validation, key=lambda row: row[key])
         state = checkpoint(name, "best")
@@ -326,7 +327,7 @@ def test_two_processes_do_what_one_does(whole: Path, here: Path, monkeypatch: py
     assert run("net", *PLAIN, *name) == 0 and run("t1", "model_cfg.dropout=0.0") == 0
     for path, key in ((Path("output/walkers/BPMT/plain"), "plain"), (folder_of("t1"), "t1")):
         one = read_metrics(path / "metrics.jsonl")
-        assert len(one) == len(two[key]) == 5
+        assert len(one) == len(two[key]) == 4
         for a, b in zip(one, two[key], strict=True):
             assert a.pop("split") == b.pop("split") and a == pytest.approx(b, rel=1e-5, abs=1e-5)
     assert json.loads(Path("output/walkers/BPMT/plain/results.json").read_text())["metrics"] == pytest.approx(
@@ -391,6 +392,21 @@ def test_other_splits_and_precisions_train(here: Path) -> None:
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+def test_other_settings_than_those_a_training_began_with_are_told(
+    here: Path, capsys: pytest.CaptureFixture
+) -> None:
+    few = ("trainer_cfg.total_iter=2",)
+    stage = f"t1.{few[0]}"
+    assert run("both", *few, stage, f"t2.{few[0]}") == 0
+    capsys.readouterr()
+    assert run("both", *few, stage, f"t2.{few[0]}", "trainer_cfg.log_iter=1", "trainer_cfg.val_iter=1", "data_cfg.num_workers=1") == 0
+    assert "other settings" not in capsys.readouterr().err
+    assert run("both", *few, stage, f"t2.{few[0]}", "t1.optimizer_cfg.lr=0.1", "model_cfg.dropout=0.2") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "other settings" in line]
+    assert len(told) == 2 and "t1-best.pt" in told[0] and "(optimizer_cfg.lr)" in told[0]
+    assert "both-00002.pt" in told[1] and "(model_cfg.dropout)" in told[1]
+
+
 def test_solvers_and_schedules_of_the_hosts_resume(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = ("optimizer_cfg={solver: SGD, lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4}",
               "scheduler_cfg={scheduler: MultiStepLR, milestones: [3, 5], gamma: 0.1, max_lr: null}")
@@ -398,7 +414,7 @@ def test_solvers_and_schedules_of_the_hosts_resume(here: Path, monkeypatch: pyte
         stop_at(patch, 5)
         assert run("net", *chosen) == 130
     assert run("net", *chosen) == 0
-    assert [row["lr"] for row in rows("net", "train")] == pytest.approx([0.1, 0.055, 0.0055])
+    assert [row["lr"] for row in rows("net", "train")] == pytest.approx([0.1, 0.007])
 
 
 def test_starting_points(here: Path, whole: Path) -> None:

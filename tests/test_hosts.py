@@ -420,12 +420,15 @@ def test_what_the_host_cannot_do_is_refused(opts: list[str], message: str) -> No
 def test_values_the_host_spells_otherwise() -> None:
     cfg = for_host(
         "BPMT", "trainer_cfg.precision=fp16", "trainer_cfg.restore_hint=5", "evaluator_cfg.restore_hint=best",
-        "evaluator_cfg.eval_func=evaluate_Gait3D", "evaluator_cfg.same_camera=keep",
+        "evaluator_cfg.eval_func=evaluate_Gait3D", "evaluator_cfg.same_camera=keep", "trainer_cfg.save_iter=2000",
         "loss_cfg=[{type: TripletLoss, margin: 0.2, mean_over: active}]",
         "trainer_cfg.transform=[{type: Compose, trf_cfg: [{type: FlipSequence}, {type: SkeletonInput}]}]",
     )  # fmt: skip
     assert cfg["trainer_cfg"]["enable_float16"] is True and cfg["trainer_cfg"]["restore_hint"] == 5
-    assert cfg["evaluator_cfg"]["restore_hint"] == 10
+    assert cfg["evaluator_cfg"]["restore_hint"] == cfg["trainer_cfg"]["save_iter"] == 10
+    stages = {stage: f"output/walkers/{name}/{STAGES[name]}/checkpoints/{STAGES[name]}-00010.pt"
+              for stage, name in (("t1", "BPMT_T1"), ("t2", "BPMT_T2"))}  # fmt: skip
+    assert cfg["model_cfg"]["stages"] == stages  # the same options hold for them
     assert not {"same_camera", "camera", "dataset_partition"} & set(cfg["evaluator_cfg"])  # the host's own protocol
     loss = {"type": "TripletLoss", "log_prefix": "TripletLoss", "loss_term_weight": 1.0, "margin": 0.2}
     assert cfg["loss_cfg"] == [loss]

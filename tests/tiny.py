@@ -57,7 +57,7 @@ def base(**trainer: Any) -> dict[str, Any]:
         "optimizer_cfg": {"solver": "AdamW", "lr": 0.002},
         "scheduler_cfg": {"scheduler": "OneCycleLR", "max_lr": 0.002},
         "trainer_cfg": {
-            "total_iter": 6, "log_iter": 2, "val_iter": 3, "save_iter": 2, "restore_hint": "auto", "clip_grad": 5.0,
+            "total_iter": 6, "log_iter": 3, "val_iter": 3, "save_iter": 2, "restore_hint": "auto", "clip_grad": 5.0,
             "sampler": {
                 "type": "TripletSampler", "batch_size": [2, 2], "sample_type": "fixed_ordered", "frames_num_fixed": 8
             },

@@ -28,7 +28,7 @@ from bpmt_ext.engine.checkpoint import (
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.inference import clip_sampler, validate
 from bpmt_ext.engine.logs import Journal, log
-from bpmt_ext.engine.parts import Run, autocast, resolved_text, seed_everything, training_precision
+from bpmt_ext.engine.parts import Run, autocast, resolved_text, seed_everything, training_precision, warn_of_changes
 from bpmt_ext.errors import UserError
 
 
@@ -249,6 +249,7 @@ class Trainer:
             remedy = "start from an earlier one (trainer_cfg.restore_hint) or anew"
             raise UserError(f"{path}: what it says of its training is damaged ({error}); {remedy}") from error
         if self.run.world.main:
+            warn_of_changes(path, state, self.run.settings)
             log.info("%s: continuing from %s", self.run.settings.model_cfg.model, path.name)
 
 

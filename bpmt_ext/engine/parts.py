@@ -17,6 +17,7 @@ from bpmt_ext.data.sequences import Splits
 from bpmt_ext.data.transforms import Compose
 from bpmt_ext.draws import Draws
 from bpmt_ext.engine.distributed import World
+from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
 from bpmt_ext.registry import Method
 
@@ -94,6 +95,40 @@ def training_precision(settings: Settings) -> str:
 def resolved_text(settings: Settings) -> str:
     """The complete settings as YAML."""
     return yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
+
+
+# Keys that may change between two calls of one training: they say how far, how often and from where, not what.
+_FREE = ("evaluator_cfg", "data_cfg.dataset_root", "data_cfg.dataset_partition", "data_cfg.num_workers",
+         "data_cfg.cache", "data_cfg.test_dataset_name", "model_cfg.stages", "trainer_cfg.restore_hint",
+         "trainer_cfg.log_iter", "trainer_cfg.save_iter", "trainer_cfg.val_iter", "trainer_cfg.with_test",
+         "trainer_cfg.optimizer_reset", "trainer_cfg.scheduler_reset", "trainer_cfg.restore_ckpt_strict")  # fmt: skip
+
+
+def changed_keys(state: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Keys in which these settings differ from those a checkpoint was trained with; none where it does not say."""
+    engine = state.get("engine")
+    before = yaml.safe_load(engine["config"]) if isinstance(engine, Mapping) and "config" in engine else None
+    if not isinstance(before, Mapping):
+        return []
+    now, absent, found = settings.resolved(), object(), []
+    for section in now:
+        old, new = before.get(section), now[section]
+        if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+            found += [section] if old != new else []
+            continue
+        keys = dict.fromkeys([*old, *new])
+        found += [f"{section}.{key}" for key in keys if old.get(key, absent) != new.get(key, absent)]
+    return [key for key in found if key not in _FREE and key.partition(".")[0] not in _FREE]
+
+
+def warn_of_changes(path: Path, state: Mapping[str, Any], settings: Settings) -> None:
+    """Tell that a training goes on, or counts as done, though its settings are no longer those it began with."""
+    changed = changed_keys(state, settings)
+    if changed:
+        log.warning(
+            "%s was trained with other settings (%s); to train anew give another save_name or delete it",
+            path, ", ".join(changed),
+        )
 
 
 def seed_everything(seed: int, iteration: int, rank: int) -> None:

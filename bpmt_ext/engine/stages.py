@@ -32,7 +32,7 @@ from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.inference import embed
 from bpmt_ext.engine.logs import log, write_json, write_text
 from bpmt_ext.engine.loop import check_training, train
-from bpmt_ext.engine.parts import Objective, Run, resolved_text, seed_everything
+from bpmt_ext.engine.parts import Objective, Run, resolved_text, seed_everything, warn_of_changes
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import LOSSES
 from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate, protocol_counts
@@ -152,9 +152,12 @@ def earlier_stages(
             continue
         inner = stage_options(opts, name)
         stage = load_settings(path, [text for text in inner if not text.startswith(("t1.", "t2."))], root)
-        if finished_checkpoint(stage, output) is None:
-            train_config(stage, world, output, inner, root)
         checkpoint = finished_checkpoint(stage, output)
+        if checkpoint is not None:
+            warn_of_changes(checkpoint, load_checkpoint(checkpoint), stage)
+        else:
+            train_config(stage, world, output, inner, root)
+            checkpoint = finished_checkpoint(stage, output)
         if checkpoint is None:
             raise UserError(f"{path}: stage {name} has no finished checkpoint after training; see its log")
         found.append((name, checkpoint))

@@ -62,9 +62,9 @@ def host_evaluator(protocol: str, logger: str) -> Callable[..., dict[str, float]
         dataset_partition: str | None = None,
     ) -> dict[str, float]:
         probes = read_partition(dataset_partition).probe if dataset_partition else ()
-        embeddings, names = np.asarray(data["embeddings"], np.float32), (data["labels"], data["types"], data["views"])
+        given = [data[key] for key in ("embeddings", "labels", "types", "views")]
         rule = {"metric": metric, "same_camera": same_camera, "camera": camera}
-        metrics = evaluate(protocol, embeddings, *names, probes=frozenset(probes) or None, **rule)["metrics"]
+        metrics = evaluate(protocol, *given, probes=frozenset(probes) or None, **rule)["metrics"]
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         logging.getLogger(logger).info("%s of %s (%s): %s", protocol, dataset, metric, text)
         return {f"scalar/test_accuracy/{name}": float(value) for name, value in metrics.items()}

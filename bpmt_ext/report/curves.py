@@ -53,7 +53,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "
                     label=split if single else f"{name.removeprefix('part/').removesuffix('/loss')} ({split})",
                 )
         axes.set(title=heading, xlabel="iteration")
-        if heading.startswith("loss"):
+        if heading.startswith("loss") and any(row.get(name, 0) > 0 for row in rows for name in names):
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6 if len(names) > 4 else 8, ncols=2 if len(names) > 4 else 1)
