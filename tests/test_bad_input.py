@@ -132,6 +132,7 @@ OPTION_FAULTS = {
     "loss_cfg=[{type: TripletLoss, margn: 0.3}]": ("margn", "did you mean margin"),
     "loss_cfg=[{type: TripletLoss, margin: wide}]": ("loss_cfg.0", "margin", "'wide'"),
     "loss_cfg=[{type: CrossEntropyLoss, scale: null}]": ("loss_cfg.0", "scale"),
+    "loss_cfg=[{type: TripletLoss, margin: 0.3}, {type: TripletLoss, margin: 0.1}]": ("loss_cfg.1", "log_prefix"),
     "loss_cfg=[]": ("loss_cfg", "TripletLoss"),
     "model_cfg.num_class=0": ("no logits", "CrossEntropyLoss", "num_class"),
     "model_cfg.num_class=2": ("model_cfg.num_class", "2 classes for 3 training identities"),

@@ -23,7 +23,7 @@ from bpmt_ext.data.sequences import SequenceSet
 from bpmt_ext.engine import loop
 from bpmt_ext.engine.checkpoint import save_checkpoint
 from bpmt_ext.engine.distributed import World
-from bpmt_ext.engine.inference import embed
+from bpmt_ext.engine.inference import embed, validate
 from bpmt_ext.engine.logs import read_metrics
 from bpmt_ext.engine.parts import Objective
 from bpmt_ext.engine.stages import build_run, load_data
@@ -197,6 +197,17 @@ def test_validation_does_not_touch_the_training(whole: Path, here: Path) -> None
     assert equal(a["model"], b["model"]) and equal(a["optimizer"], b["optimizer"])
 
 
+def test_a_validation_can_be_repeated(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best checkpoint scores what the log says of it, whatever mode and random state it is met in."""
+    monkeypatch.chdir(whole)
+    for name in ("t1", "net"):
+        settings = load_settings(f"{name}.yaml")
+        made, state = build_run(settings, load_data(settings), ALONE, Path("unused")), checkpoint(name, "best")
+        made.network.load_state_dict(state["model"])
+        made.network.train()
+        assert validate(made) == pytest.approx(state["engine"]["best"]["figures"], rel=1e-6)
+
+
 def test_what_a_training_writes(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(whole)
     for name, key, better in (("t1", "loss", min), ("net", "mAP", max)):
@@ -235,6 +246,8 @@ def test_what_a_test_writes(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert arrays["labels"].tolist() == [label for label in ("0006", "0007", "0008", "0009") for _ in range(3)]
         assert arrays["types"][1] == "camid1_videoid0" and arrays["views"][1] == "seq0"
     assert "Rank-1" in (folder_of("net") / "logs/log.txt").read_text()
+    assert run("t1", phase="test") == 0  # a pretrained network embeds as well
+    assert json.loads((folder_of("t1") / "results.json").read_text())["model"] == "BPMT_T1"
 
 
 def embeddings() -> np.ndarray:
@@ -395,13 +408,12 @@ def test_other_splits_and_precisions_train(here: Path) -> None:
 def test_other_settings_than_those_a_training_began_with_are_told(
     here: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    few = ("trainer_cfg.total_iter=2",)
-    stage = f"t1.{few[0]}"
-    assert run("both", *few, stage, f"t2.{few[0]}") == 0
+    short = [f"{stage}trainer_cfg.total_iter=2" for stage in ("", "t1.", "t2.")]
+    assert run("both", *short) == 0
     capsys.readouterr()
-    assert run("both", *few, stage, f"t2.{few[0]}", "trainer_cfg.log_iter=1", "trainer_cfg.val_iter=1", "data_cfg.num_workers=1") == 0
+    assert run("both", *short, "trainer_cfg.log_iter=1", "trainer_cfg.val_iter=1", "data_cfg.num_workers=1") == 0
     assert "other settings" not in capsys.readouterr().err
-    assert run("both", *few, stage, f"t2.{few[0]}", "t1.optimizer_cfg.lr=0.1", "model_cfg.dropout=0.2") == 0
+    assert run("both", *short, "t1.optimizer_cfg.lr=0.1", "model_cfg.dropout=0.2") == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "other settings" in line]
     assert len(told) == 2 and "t1-best.pt" in told[0] and "(optimizer_cfg.lr)" in told[0]
     assert "both-00002.pt" in told[1] and "(model_cfg.dropout)" in told[1]

@@ -91,7 +91,10 @@ def build_objective(settings: Settings, method: Method) -> Objective:
             loss = loss_class(**arguments, loss_term_weight=loss_cfg.loss_term_weight)
         except (ValueError, TypeError) as error:
             raise UserError(f"{where}: {error}") from error
-        rows.append((loss_cfg.log_prefix or loss_cfg.type, loss, method.losses[loss_cfg.type]))
+        prefix = loss_cfg.log_prefix or loss_cfg.type
+        if prefix in [row[0] for row in rows]:
+            raise UserError(f"{where}: two losses are logged as {prefix!r}; give each a log_prefix of its own")
+        rows.append((prefix, loss, method.losses[loss_cfg.type]))
     return Objective(rows)
 
 
