@@ -12,13 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bpmt_ext.data.health import check_data, fingerprint
 from bpmt_ext.data.pickles import write_pickle
 from bpmt_ext.data.sequences import (
     Record,
     SequenceSet,
-    check_data,
     find_records,
-    fingerprint,
     load_splits,
     read_partition,
 )

@@ -1,7 +1,7 @@
 """A config, converted poses and fold files in; a table of retrieval metrics, mean and spread over the folds, out.
 
-    python tools/cross_validate.py --cfgs configs/bpmt/bpmt_kinectgait.yaml --root K15 --test K-full=K15 --test K-2s=K2S \
-        --folds K15/folds --output output/cv
+    python tools/cross_validate.py --cfgs configs/bpmt/bpmt_kinectgait.yaml --root K15 --test K-full=K15 \
+        --test K-2s=K2S --folds K15/folds --output output/cv
 
 Methods: `untrained` (the network as it starts, its input statistics fitted), `scratch` (finetuning alone) and
 `pretrained` (T1, T2, then finetuning). Every fold trains on its whole TRAIN_SET with nothing held out and is scored at
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", action="append", type=_pair, required=True, help="NAME=pickles to test on; repeat it")
     parser.add_argument("--folds", required=True, type=lambda p: Path(p).absolute(), help="folder of fold<i>.json")
     parser.add_argument("--fold", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--inner", action="store_const", const="_inner", default="", help="the inner split of each fold")
+    parser.add_argument("--inner", action="store_const", const="_inner", default="", help="the folds' inner splits")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--output", required=True, type=lambda p: Path(p).absolute())

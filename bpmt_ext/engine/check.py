@@ -9,7 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from bpmt_ext.config import Settings
-from bpmt_ext.data.sequences import Splits, check_data, load_splits
+from bpmt_ext.data.health import check_data
+from bpmt_ext.data.sequences import Splits, load_splits
 from bpmt_ext.engine.stages import check_protocol, data_skeleton
 from bpmt_ext.errors import UserError
 from bpmt_ext.report.tables import text_table

@@ -18,7 +18,8 @@ from torch import nn
 
 from bpmt_ext import __version__
 from bpmt_ext.config import Settings, load_settings, suggestion
-from bpmt_ext.data.sequences import SequenceSet, Splits, fingerprint, load_splits
+from bpmt_ext.data.health import fingerprint
+from bpmt_ext.data.sequences import SequenceSet, Splits, load_splits
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.engine.checkpoint import (
     checkpoint_path,

@@ -48,7 +48,7 @@ def draw_hidden(mask: Tensor, unit_part: Tensor, draws: Draws, *, mode: str, rat
 class SlotDecoder(nn.Module):
     """Encoded frames (g, n, t, d) -> coordinates (n, t, r, dims) of r rows: the mirror of the part embedding.
 
-    Row i belongs to group `group[i]`, place `place[i]`; kind is `linear` (d -> 2 J_p) or `mlp` (d -> d, ReLU, d -> 2 J_p).
+    Row i belongs to group `group[i]`, place `place[i]`. kind: `linear` (d -> 2 J_p), `mlp` (d -> d, ReLU, d -> 2 J_p).
     """
 
     group: Tensor
@@ -161,12 +161,12 @@ class _Pretraining(nn.Module):
         self.t1.streams.fit(pose, mask)
 
     def embed(self, pose: Tensor, mask: Tensor) -> Tensor:
-        """Mean encoding of each part (n, d, p), nothing hidden: what a host's evaluator may look at after pretraining."""
+        """Mean encoding of each part (n, d, p), nothing hidden: what an evaluator may look at after pretraining."""
         windows = cut_windows(pose, mask, self.max_frames)
         return pool_windows(self.t1(windows.pose, windows.mask), windows, len(pose), "mean").permute(1, 2, 0)
 
     def _hide(self, pose: Tensor, mask: Tensor, key: Tensor | None) -> tuple[Tensor, ...]:
-        """-> part features F (p, m, w, d), target (m, w, s, dims), loss weight (m, w, s), mask (m, w), windows' owners."""
+        """-> part features F (p, m, w, d), target (m, w, s, dims), loss weight (m, w, s), mask (m, w)."""
         if key is None:  # a host hands over no keys: its own random state seeds them
             key = torch.randint(2**62, (len(pose),), device=pose.device)
         windows = cut_windows(pose, mask, self.max_frames)
