@@ -37,6 +37,7 @@ def run(output: Path, seed: int) -> int:
         log.info("making %d walkers, %d cameras", WALKERS["train"] + WALKERS["test"], WALKERS["cameras"])
         write_dataset(data, **WALKERS, seed=seed)
     opts = [
+        f"data_cfg.dataset_name={data.name}",  # another seed is another run
         f"data_cfg.dataset_root={data}",
         f"data_cfg.dataset_partition={data.with_suffix('.json')}",
         f"trainer_cfg.seed={seed}",
