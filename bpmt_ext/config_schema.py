@@ -182,7 +182,7 @@ class TrainerConfig(Section):
     """How the network is trained."""
 
     enable_float16: bool = _said(False, "Train in half precision (fp16 on a GPU, bf16 on a CPU)")
-    with_test: bool = _said(False, "Test at every checkpoint")
+    with_test: bool = _said(False, "Test at the end of the training (a host: at every checkpoint)")
     fix_BN: bool = _said(False, "Freeze all BatchNorm layers")
     sync_BN: bool = _said(False, "BatchNorm over all processes; needs GPUs")
     log_iter: Positive = _said(100, "Iterations between two lines of the log")

@@ -146,3 +146,74 @@ def fusion(ax: Axes) -> None:
         arrow(ax, (1365, y), (1394, y), color)
         for place in range(5):
             ax.add_patch(Rectangle((1400 + 15 * place, y - 12), 13, 24, fc=tint(color, (1, 0.6, 0.8, 0.4, 0.7)[place]), lw=0))
+    for y, words, below in ((ROWS[1], "retrieval", "distances"), (ROWS[3], "classes", "$k$ logits")):
+        arrow(ax, (1486, y), (1510, y))
+        text(ax, 1514, y + 10, words, NORMAL, weight="bold", ha="left")
+        text(ax, 1514, y - 11, below, SMALL, GREY, ha="left")
+
+
+def legend(ax: Axes, y: float) -> None:
+    """What a hatched frame, a cell and CA_p stand for."""
+    frame_cell(ax, 374, y, GREY, True)
+    text(ax, 400, y, "masked frame\n(pretraining only)", SMALL, ha="left")
+    x = MATRIX - 40
+    pair_cell(ax, x, y, COLOURS[1], COLOURS[4], 1, 34)
+    text(ax, x + 32, y, "=", BIG)
+    text(ax, x + 64, y, "$F_A$\n$F_B$", BIG, linespacing=1.5)
+    arrow(ax, (x + 84, y + 15), (x + 106, y + 15))
+    arrow(ax, (x + 84, y - 15), (x + 106, y - 15))
+    box(ax, x + 136, y, 56, 56, GREY, "CA\n$\\rightleftarrows$")
+    arrow(ax, (x + 167, y), (x + 187, y))
+    text(ax, x + 222, y, "$[A'; B']$", BIG)
+    arrow(ax, (x + 258, y), (x + 278, y))
+    box(ax, x + 306, y, 52, 56, GREY, "T2", size=BIG)
+    arrow(ax, (x + 335, y), (x + 355, y))
+    text(ax, x + 385, y, "$U_{A|B}$\n$U_{B|A}$", BIG, linespacing=1.5)
+    text(ax, 1066, y, "$\\mathrm{CA}_p$:  query $F_p$;  keys and values: the four $U_{p|q}$", NORMAL, ha="left")
+
+
+def stage(ax: Axes, y: float, left: float, right: float, title: str, words: str) -> None:
+    """A bracket over what a stage holds, its name under it."""
+    ax.plot([left, left, right, right], [y + 9, y, y, y + 9], color=INK, lw=1.6)
+    text(ax, left, y - 16, title, NORMAL, weight="bold", ha="left")
+    text(ax, left + 275, y - 16, words, NORMAL, GREY, ha="left")
+
+
+def draw() -> Figure:
+    figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
+    ax.axis("off")
+    header(ax, 170, "Pose", "$(t, 17, 2)$")
+    header(ax, 437, "Five parts", "$X_p\\ (t, 2J_p)$")
+    header(ax, 562, "T1", "$F_p\\ (t, d)$")
+    header(ax, column(2), "Ten pairs: CA and T2", "$U_{p|q}\\ (t, d)$")
+    header(ax, 1066, "Fusion", "$C_p\\ (t, d)$")
+    header(ax, 1166, "Pooling", "$(d)$")
+    header(ax, 1295, "Part-wise head", "$(d')$")
+    header(ax, 1436, "Embedding", "$(d', 5)$")
+    walker(ax, 58, 78, 250)
+    encoders(ax)
+    pairs(ax)
+    fusion(ax)
+    legend(ax, 214)
+    stage(ax, 142, 367, 604, "Stage 1: pretraining T1", "rebuild the masked frames of each part")
+    stage(ax, 92, 367, 980, "Stage 2: pretraining T2", "rebuild the masked frames of both parts of each pair, on top of T1")
+    stage(ax, 42, 20, 1582, "Stage 3: finetuning", "the whole network without masks and decoders: triplet + cross-entropy")
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="PNG to write")
+    output = parser.parse_args(arguments).output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.part")
+    figure = draw()
+    FigureCanvasAgg(figure).print_png(part, metadata={"Software": None})  # no version, no date: the same bytes again
+    os.replace(part, output)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

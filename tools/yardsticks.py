@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bpmt_ext.cameras import CAMERAS
 from bpmt_ext.data.pickles import read_pose
 from bpmt_ext.data.sequences import Record, find_records, read_partition
 from bpmt_ext.errors import UserError
-from bpmt_ext.metrics.protocols import CAMERAS, SAME_CAMERA, evaluate
+from bpmt_ext.metrics.protocols import SAME_CAMERA, evaluate
 from bpmt_ext.metrics.ranking import METRICS
 from bpmt_ext.metrics.yardsticks import YARDSTICKS, embed
 from bpmt_ext.skeletons import get_skeleton

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from bpmt_ext.cameras import CAMERAS
 from bpmt_ext.data.pickles import read_pose
 from bpmt_ext.errors import UserError
 
-CAMERA_RULES = ("type_prefix", "view", "view_prefix")
 _LOG = logging.getLogger(__name__)
 
 
@@ -43,10 +43,9 @@ class Record:
 
     def camera(self, rule: str) -> str:
         """The camera by `rule`: the view, or the type's or view's part before its first underscore."""
-        if rule not in CAMERA_RULES:
-            raise UserError(f"data_cfg.camera: {rule!r} is unknown{_hint(rule, CAMERA_RULES)}")
-        text = self.type if rule == "type_prefix" else self.view
-        return text if rule == "view" else text.split("_", 1)[0]
+        if rule not in CAMERAS:
+            raise UserError(f"data_cfg.camera: {rule!r} is unknown{_hint(rule, CAMERAS)}")
+        return CAMERAS[rule](self.type, self.view)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def validate(run: Run) -> dict[str, float]:
     """Figures on the validation split.
 
     Pretraining: the masked loss, over fixed clips and masks. Finetuning: Rank-1, Rank-5, mAP and mINP, leave-one-out
-    among the held-out sequences, and `loss`, the batch-hard triplet loss (margin 0.3) of all of them at once.
+    among the held-out sequences, and `loss`, the batch-hard triplet loss (margin 0.3) of all of them at once. Where the
+    same people stand on both sides (data_cfg.camera_split), also `accuracy`: the share named rightly by the classifier.
     """
     run.network.eval()
     if run.method.pretraining:
@@ -51,7 +52,25 @@ def validate(run: Run) -> dict[str, float]:
         result = evaluate("evaluate_retrieval", *found, same_camera="keep", **rule)
     identity = torch.from_numpy(np.unique(found.labels, return_inverse=True)[1])
     loss, _ = TripletLoss(margin=0.3, is_hard_loss=True, mean_over="all")(torch.from_numpy(found.embeddings), identity)
-    return {"loss": float(loss), **{name: result["metrics"][name] for name in ("Rank-1", "Rank-5", "mAP", "mINP")}}
+    figures = {"loss": float(loss), **{k: result["metrics"][k] for k in ("Rank-1", "Rank-5", "mAP", "mINP")}}
+    closed_set = run.splits.val.label_set == run.splits.train.label_set
+    return figures | (_accuracy(run, run.splits.val) if closed_set else {})
+
+
+@torch.no_grad()
+def _accuracy(run: Run, sequences: SequenceSet) -> dict[str, float]:
+    """Percent of sequences whose identity is the largest mean of the parts' logits; nothing without a classifier."""
+    world, right, count = run.world, 0, 0
+    sampler = run.settings.evaluator_cfg.sampler.model_dump()
+    for batch in inference_loader(sequences, sampler, run.test_transform, rank=world.rank, world_size=world.size):
+        batch = batch.to(world.device)
+        logits = run.network(batch.pose, batch.mask).get("logits")
+        if logits is None:
+            return {}
+        right += int((logits.mean(2).argmax(1) == batch.label).sum())
+        count += len(batch)
+    everyone = world.gather_objects((right, count))
+    return {"accuracy": 100 * sum(r for r, _ in everyone) / sum(c for _, c in everyone)}
 
 
 @torch.no_grad()

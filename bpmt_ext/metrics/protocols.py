@@ -16,17 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bpmt_ext.cameras import CAMERAS
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.ranking import METRICS, blocks, compare, prepare, rank, summarise
 
 SAME_CAMERA = ("keep", "drop", "drop_all")
-CAMERAS: Mapping[str, Callable[[str, str], str]] = MappingProxyType(
-    {
-        "type_prefix": lambda type_, view: type_.split("_", 1)[0],  # Gait3D: camid3_videoid2
-        "view": lambda type_, view: view,
-        "view_prefix": lambda type_, view: view.split("_", 1)[0],  # CCPG: camera, then more
-    }
-)
 
 
 @dataclass(frozen=True)
