@@ -155,11 +155,17 @@ class LossConfig(OpenSection):
     loss_term_weight: float = Field(default=1.0, ge=0, description="Weight of the loss in the sum")
 
 
+def _without_nothing(value: Any) -> Any:
+    return {name: path for name, path in value.items() if path is not None} if isinstance(value, dict) else value
+
+
 class ModelConfig(OpenSection):
     """The network; further keys are its own arguments."""
 
     model: str = Field(description="Name of the network")
-    stages: dict[str, str] = _said({}, "Earlier stages by name: their config or their checkpoint")
+    stages: Annotated[dict[str, str], BeforeValidator(_without_nothing)] = _said(
+        {}, "Earlier stages by name: their config or their checkpoint; null takes one out"
+    )
 
 
 class OptimizerConfig(OpenSection):
