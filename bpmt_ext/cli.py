@@ -27,8 +27,18 @@ def _count(text: str) -> int:
     return value
 
 
+def _positive(text: str) -> int:
+    if _count(text) == 0:
+        raise argparse.ArgumentTypeError("0 is too few")
+    return int(text)
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfgs", required=True, metavar="FILE", help="the config, a YAML file")
+    _add_opts(parser)
+
+
+def _add_opts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="override single keys, e.g. trainer_cfg.seed=1 loss_cfg.0.margin=0.3; t1.KEY=VALUE is for stage t1",
@@ -84,6 +94,38 @@ def _demo(args: argparse.Namespace) -> int:
     return run(Path(args.output).absolute(), args.seed)
 
 
+def _link(args: argparse.Namespace) -> int:
+    from bpmt_ext.hosts.link import link
+
+    return _say(link(args.path, args.cfgs, gpus=args.gpus, opts=args.opts))
+
+
+def _unlink(args: argparse.Namespace) -> int:
+    from bpmt_ext.hosts.link import unlink
+
+    return _say(unlink(args.path, force=args.force))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    """Lines on standard output, faults as sentences on standard error and status 2."""
+    from bpmt_ext.hosts import doctor
+
+    lines, faults = doctor.machine()
+    _say(lines)
+    if args.path is not None:
+        lines, more = doctor.checkout(args.path)
+        _say(lines)
+        faults += more
+    if faults:
+        raise UserError("\n".join(faults))
+    return 0
+
+
+def _say(lines: Sequence[str]) -> int:
+    print("\n".join(lines))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bpmt", description="Body parts as modalities: gait and action recognition.")
     parser.add_argument("--version", action="version", version=f"bpmt {__version__}")
@@ -102,7 +144,28 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-data", help="open every file of a config's data once and report")
     _add_config(check)
     check.set_defaults(handler=_check_data)
+    _add_hosts(commands)
     return parser
+
+
+def _add_hosts(commands: argparse._SubParsersAction) -> None:
+    """The commands about a FastPoseGait or OpenGait checkout."""
+    link = commands.add_parser("link", help="bring the networks and configs into a FastPoseGait or OpenGait checkout")
+    link.add_argument("path", type=Path, metavar="PATH", help="the checkout; relative paths in configs start there")
+    link.add_argument(
+        "--cfgs", nargs="+", action="extend", default=[], metavar="FILE",
+        help="configs to bring, with the stages they name (default: configs/bpmt/bpmt_gait3d.yaml)",
+    )  # fmt: skip
+    link.add_argument("--gpus", type=_positive, default=1, metavar="N", help="GPUs the host will use (default: 1)")
+    _add_opts(link)
+    link.set_defaults(handler=_link)
+    unlink = commands.add_parser("unlink", help="take away what link brought")
+    unlink.add_argument("path", type=Path, metavar="PATH", help="the checkout")
+    unlink.add_argument("--force", action="store_true", help="also what was changed since")
+    unlink.set_defaults(handler=_unlink)
+    doctor = commands.add_parser("doctor", help="print versions, devices, and what a host lacks and has linked")
+    doctor.add_argument("path", type=Path, nargs="?", metavar="PATH", help="a FastPoseGait or OpenGait checkout")
+    doctor.set_defaults(handler=_doctor)
 
 
 def _guarded(name: str, handler: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

@@ -308,29 +308,33 @@ def _sequences(
                 yield Path(f"{index:04d}", f"camid{camera}_videoid{sequence + 1}", "seq0"), start, pose, size
 
 
-def _write_partition(path: Path, train: int, test: int, cameras: int, sequences: int, seed: int) -> Path:
+def _write_partition(
+    path: Path, train: int, test: int, cameras: int, sequences: int, seed: int, with_probes: bool = True
+) -> Path:
     """TRAIN_SET and TEST_SET: labels, the first `train` identities and the others. PROBE_SET: one label-type-view for
     each test identity, its camera and walk drawn by (seed, identity)."""
     labels, probes = [f"{index:04d}" for index in range(train + test)], []
     for index in range(train, train + test):
         rng = _stream(seed, index, 0, 1)
         probes.append(f"{labels[index]}-camid{rng.integers(cameras) + 1}_videoid{rng.integers(sequences) + 1}-seq0")
-    lists = {"TRAIN_SET": labels[:train], "TEST_SET": labels[train:], "PROBE_SET": probes}
+    lists = {"TRAIN_SET": labels[:train], "TEST_SET": labels[train:]} | ({"PROBE_SET": probes} if with_probes else {})
     write_bytes(path, json.dumps(lists, indent=1).encode() + b"\n")
     return path
 
 
-def write_dataset(root: Path, *, train: int, test: int, cameras: int, sequences: int, seed: int) -> Path:
+def write_dataset(
+    root: Path, *, train: int, test: int, cameras: int, sequences: int, seed: int, with_probes: bool = True
+) -> Path:
     """Writes <root>/<id>/camid<c>_videoid<v>/seq0/seq0.pkl, float32 (t, 17, 3); then, beside the folder, its partition.
 
     Identities 0..train-1 are for training, the next `test` for testing. `sequences` counts the walks of a person before
-    one camera; each is a recording of its own (v = 1, 2, ...). Returns the path of the partition, <root>.json. Raises
-    UserError for sizes that give no data set."""
+    one camera; each is a recording of its own (v = 1, 2, ...). Without probes every test sequence is one in turn.
+    Returns the path of the partition, <root>.json. Raises UserError for sizes that give no data set."""
     root = Path(root)
     for folder, _, pose, _ in _sequences(train, test, cameras, sequences, seed):
         (root / folder).mkdir(parents=True, exist_ok=True)
         write_pickle(root / folder / "seq0.pkl", pose)
-    return _write_partition(root.with_name(root.name + ".json"), train, test, cameras, sequences, seed)
+    return _write_partition(root.with_name(root.name + ".json"), train, test, cameras, sequences, seed, with_probes)
 
 
 def write_raw_gait3d(root: Path, *, train: int, test: int, cameras: int, sequences: int, seed: int) -> Path:

@@ -1,8 +1,8 @@
 """State in, a checkpoint file out, and back: `<save_name>-<iteration, 5 digits>.pt` with bare network keys.
 
 A file holds the host's four keys (model, optimizer, scheduler, iteration) and under `engine` what exact resumption
-needs besides. It is read with `weights_only=True`, so that opening somebody's file runs none of their code, and
-written under another name first, so that a crash never leaves a broken one in place.
+needs besides. It is read with `weights_only=True`, so that opening somebody's file runs none of their code unless the
+user says that they trust it, and written under another name first, so that a crash never leaves a broken one in place.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
@@ -32,25 +34,73 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: a full disk, as torch tells it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be written ({reason}); make room, then run again") from error
+        raise UserError(f"{path}: cannot be written ({_first(error)}); make room, then run again") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU. UserError if it is missing, broken, or holds anything but plain data."""
+def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU. UserError if it is missing or broken.
+
+    One that holds more than tensors and plain data (a host of some years ago kept functions of its schedule there) is
+    refused, unless `trust`: building what it asks for runs whatever its maker chose. Only the plain part is returned,
+    so that what is saved later needs no trust again. Weights of OpenGait's losses (`loss_aggregator.*`) are left out.
+    """
     if not path.is_file():
         raise UserError(f"{path}: there is no such checkpoint; train first, or name another one")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: zip, pickle, runtime, ...
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint of tensors and plain data ({reason})") from error
+        needed = _globals(path, error)
+        if not needed:
+            raise UserError(f"{path}: not a readable checkpoint of tensors and plain data ({_first(error)})") from error
+        if not trust:
+            raise UserError(
+                f"{path}: not a readable checkpoint of tensors and plain data: it needs {_few(needed)}; building these "
+                "runs its maker's code: if you trust it, add --trust-checkpoint"
+            ) from error
+        log.warning("%s: trusted with %s", path, ", ".join(needed))
+        state = _plain(_load_trusted(path))
     weights = state.get("model") if isinstance(state, dict) else None
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
         raise UserError(f"{path}: not a checkpoint: it has no `model` entry of named tensors; name another file")
-    return state
+    return state | {"model": {key: x for key, x in weights.items() if not key.startswith("loss_aggregator.")}}
+
+
+def _load_trusted(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # the file's own code runs: anything may come out of it
+        raise UserError(
+            f"{path}: cannot be opened here even though it is trusted ({_first(error)}); open it with the versions it "
+            "was written with and save its `model` alone"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """The containers, numbers, texts and tensors of a nest; None for what is none of them, left out of mappings."""
+    if isinstance(value, Mapping):
+        pairs = ((key, item, _plain(item)) for key, item in value.items())
+        return {key: plain for key, item, plain in pairs if plain is not None or item is None}
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if isinstance(value, (Tensor, str, int, float)) else None
+
+
+def _globals(path: Path, error: Exception) -> list[str]:
+    """The functions and classes a file asks for beyond those that are safe; none where that is not what is wrong."""
+    refused = re.findall(r"GLOBAL ([\w.]+)", str(error))  # torch names the first only, and not those of every format
+    try:
+        return sorted(get_unsafe_globals_in_checkpoint(path)) or refused
+    except Exception:  # no zip archive, or a damaged one
+        return refused
+
+
+def _first(error: Exception) -> str:
+    """The first line of what an error says."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def find_iterations(folder: Path, save_name: str) -> list[int]:

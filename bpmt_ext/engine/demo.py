@@ -35,7 +35,7 @@ def run(output: Path, seed: int) -> int:
     data = output / f"walkers-{seed}"
     if not data.with_suffix(".json").is_file():  # written last: without it the folder is not complete
         log.info("making %d walkers, %d cameras", WALKERS["train"] + WALKERS["test"], WALKERS["cameras"])
-        write_dataset(data, **WALKERS, seed=seed)
+        write_dataset(data, **WALKERS, seed=seed, with_probes=False)
     opts = [
         f"data_cfg.dataset_name={data.name}",  # another seed is another run
         f"data_cfg.dataset_root={data}",

@@ -217,7 +217,7 @@ class Trainer:
         if hint == 0:
             return
         path = checkpoint_path(folder, t.save_name, hint) if isinstance(hint, int) else Path(hint)
-        state = load_checkpoint(path)
+        state = load_checkpoint(path, self.run.trust)
         load_weights(self.run.network, state["model"], path, strict=t.restore_ckpt_strict)
         try:
             if not t.optimizer_reset and "optimizer" in state:
@@ -230,11 +230,16 @@ class Trainer:
         except Exception as error:  # whatever torch makes of a state that is not its own
             remedy = "set trainer_cfg.optimizer_reset and scheduler_reset to true"
             raise UserError(f"{path}: its optimiser state does not fit this config ({error}); {remedy}") from error
+        steps = getattr(self.scheduler, "total_steps", t.total_iter)
         if not isinstance(hint, int):
+            if hasattr(self.scheduler, "total_steps") and steps - self.scheduler.last_epoch < t.total_iter:
+                raise UserError(
+                    f"{path}: its schedule has {steps - self.scheduler.last_epoch} of {steps} iterations left, "
+                    f"trainer_cfg.total_iter is {t.total_iter}; set trainer_cfg.scheduler_reset to true"
+                )
             return
         engine = state.get("engine", {})  # a host's checkpoint has none
         self.iteration = hint
-        steps = getattr(self.scheduler, "total_steps", t.total_iter)
         if hint > t.total_iter or steps < t.total_iter:
             raise UserError(
                 f"{path}: belongs to a training of {max(hint, steps)} iterations, trainer_cfg.total_iter is "

@@ -72,6 +72,7 @@ class Run:
     test_transform: Compose
     world: World
     folder: Path
+    trust: bool = False  # whether checkpoints from elsewhere may hold more than plain data
 
     @property
     def checkpoints(self) -> Path:

@@ -23,11 +23,13 @@ def main(
     output: Path,
     opts: Sequence[str] = (),
     root: Path,
+    trust: bool = False,
 ) -> int:
     """Train or test one config; 0 when done.
 
     iteration: start from (train) or test that checkpoint, as the host's --iter. output: the folder that receives
     `<dataset>/<model>/<save_name>/`. opts, root: what the settings were loaded with; earlier stages need them again.
+    trust: read checkpoints that hold more than plain data, which runs their maker's code.
     """
     with world() as here:
         folder = run_folder(settings, output, testing=phase == "test")
@@ -36,12 +38,12 @@ def main(
             log.setLevel(logging.WARNING)
         torch.set_float32_matmul_precision("highest")
         if phase == "test":
-            test_config(settings, here, output, iteration)
+            test_config(settings, here, output, iteration, trust=trust)
             return 0
         if iteration is not None:
             trainer = settings.trainer_cfg.model_copy(update={"restore_hint": iteration})
             settings = settings.model_copy(update={"trainer_cfg": trainer})
-        train_config(settings, here, output, opts, root)
+        train_config(settings, here, output, opts, root, trust)
         if settings.trainer_cfg.with_test:
             test_config(settings, here, output)
     return 0

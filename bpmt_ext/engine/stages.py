@@ -100,11 +100,12 @@ def build_objective(settings: Settings, method: Method) -> Objective:
 
 
 def build_run(
-    settings: Settings, splits: Splits, world: World, folder: Path, *, classes: int | None = None
+    settings: Settings, splits: Splits, world: World, folder: Path, *, classes: int | None = None, trust: bool = False
 ) -> Run:
     """The network, its losses and transforms, with initial weights from trainer_cfg.seed.
 
-    classes: how many the head tells apart, as many as there are training identities unless given.
+    classes: how many the head tells apart, as many as there are training identities unless given. trust: of the
+    checkpoints it will read, see `load_checkpoint`.
     """
     name = settings.model_cfg.model
     method, skeleton = get_method(name), data_skeleton(settings)
@@ -125,6 +126,7 @@ def build_run(
         test_transform=build_transform(settings.evaluator_cfg.transform, skeleton),
         world=world,
         folder=folder,
+        trust=trust,
     )
 
 
@@ -146,7 +148,7 @@ def finished_checkpoint(settings: Settings, output: Path) -> Path | None:
 
 
 def earlier_stages(
-    settings: Settings, world: World, output: Path, opts: Sequence[str], root: Path
+    settings: Settings, world: World, output: Path, opts: Sequence[str], root: Path, trust: bool = False
 ) -> list[tuple[str, Path]]:
     """(name, checkpoint) of every earlier stage, in order, trained now where no finished checkpoint stands."""
     method, found = get_method(settings.model_cfg.model), []
@@ -160,7 +162,7 @@ def earlier_stages(
         if checkpoint is not None:
             warn_of_changes(checkpoint, load_checkpoint(checkpoint), stage)
         else:
-            train_config(stage, world, output, inner, root)
+            train_config(stage, world, output, inner, root, trust)
             checkpoint = finished_checkpoint(stage, output)
         if checkpoint is None:
             raise UserError(f"{path}: stage {name} has no finished checkpoint after training; see its log")
@@ -188,7 +190,9 @@ def _stage_files(settings: Settings, method: Method) -> list[tuple[str, Path]]:
     return found
 
 
-def train_config(settings: Settings, world: World, output: Path, opts: Sequence[str], root: Path) -> Run:
+def train_config(
+    settings: Settings, world: World, output: Path, opts: Sequence[str], root: Path, trust: bool = False
+) -> Run:
     """Train what a config describes, earlier stages first. Continues an interrupted run of the same name."""
     splits = load_data(settings)
     method = get_method(settings.model_cfg.model)
@@ -205,12 +209,12 @@ def train_config(settings: Settings, world: World, output: Path, opts: Sequence[
                 f"{settings.data_cfg.dataset_partition}: {len(splits.train.label_set)} training identity; "
                 "metric learning needs at least 2"
             )
-    run = build_run(settings, splits, world, run_folder(settings, output))  # first: its faults cost no stage
+    run = build_run(settings, splits, world, run_folder(settings, output), trust=trust)  # its faults cost no stage
     check_training(run)
     _check_channels(run, splits.train)
-    stages = earlier_stages(settings, world, output, opts, root)
+    stages = earlier_stages(settings, world, output, opts, root, trust)
     for name, path in stages:
-        weights = load_checkpoint(path)["model"]
+        weights = load_checkpoint(path, trust)["model"]
         load_stage(run.network, weights, path, prefixes=run.method.stages[name], optional=run.method.optional)
     if world.main:
         write_text(run.folder / "config.yaml", resolved_text(settings))
@@ -252,7 +256,9 @@ def _check_channels(run: Run, sequences: SequenceSet) -> None:
         )
 
 
-def test_config(settings: Settings, world: World, output: Path, which: int | str | None = None) -> dict[str, Any]:
+def test_config(
+    settings: Settings, world: World, output: Path, which: int | str | None = None, *, trust: bool = False
+) -> dict[str, Any]:
     """Embed the test set with a trained network and score it; writes results.json and embeddings.npz."""
     splits = load_data(settings)
     check_protocol(settings, splits)
@@ -262,7 +268,7 @@ def test_config(settings: Settings, world: World, output: Path, which: int | str
     path = checkpoint_path(folder / "checkpoints", settings.evaluator_cfg.save_name, hint) if named else Path(hint)
     if hint == "best" and not path.is_file():  # trained without validation
         path = checkpoint_path(folder / "checkpoints", settings.evaluator_cfg.save_name, "last")
-    state = load_checkpoint(path)
+    state = load_checkpoint(path, trust)
     # the head is as wide as it was in training, whatever data this test has
     run = build_run(settings, splits, world, folder, classes=_classes(state["model"]))
     load_weights(run.network, state["model"], path, strict=settings.evaluator_cfg.restore_ckpt_strict)

@@ -1,4 +1,4 @@
-"""Our transforms and protocols in, the same as a host calls them out: what FastPoseGait and OpenGait share.
+"""Our transforms, losses and protocols in, the same as a host calls them out.
 
 Both look a name up as an attribute of a module and pass it only the arguments that `inspect.getfullargspec` lists
 (host_contract.md section 2). Letters: n sequences, t frames, v joints, c channels, d width, p parts.
@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from bpmt_ext.data.sequences import read_partition
-from bpmt_ext.data.transforms import TRANSFORMS, Compose, Transform
+from bpmt_ext.data.transforms import TRANSFORMS, Compose, Transform, build_transform
 from bpmt_ext.draws import Draws
+from bpmt_ext.engine.distributed import World
 from bpmt_ext.errors import UserError
+from bpmt_ext.losses import LOSSES
 from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate
 from bpmt_ext.skeletons import skeleton_from_mapping
+
+
+def draw_keys(n: int, k: int) -> Tensor:
+    """Keys (n, k) int64 of k transforms of n sequences, from numpy's global generator, which the host seeds: the same
+    numbers as n k times one key."""
+    return torch.from_numpy(np.random.randint(0, 2**62, size=(n, k), dtype=np.int64))
 
 
 def host_transform(transform: type[Transform]) -> type:
     """One of our transforms as the host calls it: one sequence (t, v, c), an array of any type, to float32 (t, v, c).
 
-    Its key comes from numpy's global generator, which the host seeds. `joint_format` may also be a mapping.
+    `joint_format` may also be a mapping.
     """
 
     class HostTransform(transform):  # type: ignore[misc, valid-type]
@@ -40,11 +50,66 @@ def host_transform(transform: type[Transform]) -> type:
         def __call__(self, data: np.ndarray) -> np.ndarray:
             pose = torch.from_numpy(np.array(data, dtype=np.float32))[None]  # a copy: the host may keep `data`
             mask = torch.ones(pose.shape[:2], dtype=torch.bool)
-            key = torch.from_numpy(np.random.randint(0, 2**62, size=1, dtype=np.int64))
-            return super().__call__(pose, mask, Draws(key))[0].numpy()
+            return super().__call__(pose, mask, Draws(draw_keys(1, 1)[0]))[0].numpy()
 
     HostTransform.__name__ = HostTransform.__qualname__ = f"Bpmt{transform.__name__}"
     return HostTransform
+
+
+def own_chain(cfgs: Any) -> tuple[Transform, ...] | None:
+    """The steps of a host's `transform` entry if they are all ours, from the one Compose to the host's own
+    SkeletonInput; else None."""
+    if not isinstance(cfgs, list) or len(cfgs) != 1 or cfgs[0]["type"] != "Compose":
+        return None
+    *steps, last = cfgs[0].get("trf_cfg") or [{"type": None}]
+    ours = {f"Bpmt{name}": name for name in TRANSFORMS if name != "Compose"}
+    if last["type"] != "SkeletonInput" or not all(step["type"] in ours for step in steps):
+        return None
+    own = [{**step, "type": ours[step["type"]]} for step in steps]
+    for step in own:
+        if isinstance(step.get("joint_format"), Mapping):
+            step["joint_format"] = skeleton_from_mapping(step["joint_format"])
+    return build_transform(own).steps
+
+
+def transformed(chain: Sequence[Transform], pose: Tensor, mask: Tensor) -> Tensor:
+    """pose (n, t, v, c) after our transforms, with the numbers that the host's sequence after sequence would give."""
+    keys = draw_keys(len(pose), len(chain)).to(pose.device)
+    for step, key in zip(chain, keys.unbind(1), strict=True):
+        pose = step(pose, mask, Draws(key))
+    return pose
+
+
+def cut(frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Sequences one after the other (sum t, v, c), lengths (n,) -> pose (n, t, v, c), mask (n, t).
+
+    A padded frame repeats its sequence's last one.
+    """
+    lengths = lengths.to(frames.device).flatten().long()
+    time = torch.arange(int(lengths.max()), device=frames.device)
+    start = lengths.cumsum(0) - lengths
+    frame = start[:, None] + torch.minimum(time, lengths[:, None] - 1)
+    return frames[frame], time < lengths[:, None]
+
+
+def host_loss(loss: type[nn.Module]) -> type[nn.Module]:
+    """One of our losses as a host's aggregator calls it: a pairwise one sees the rows of all processes, times their
+    number, since DistributedDataParallel averages the gradients."""
+
+    class HostLoss(loss):  # type: ignore[misc, valid-type]
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+
+        __init__.__signature__ = inspect.signature(loss.__init__)  # type: ignore[attr-defined]
+
+        def forward(self, **given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            size = dist.get_world_size() if self.pairwise and dist.is_initialized() else 1
+            world = World(dist.get_rank() if size > 1 else 0, size, given["labels"].device)
+            value, info = super().forward(**{name: world.gather_rows(x) for name, x in given.items()})
+            return size * value, {"loss": value.detach(), **info}
+
+    HostLoss.__name__ = HostLoss.__qualname__ = f"Bpmt{loss.__name__}"
+    return HostLoss
 
 
 def host_evaluator(protocol: str, logger: str) -> Callable[..., dict[str, float]]:
@@ -82,13 +147,12 @@ def register(module: ModuleType, components: Mapping[str, Any]) -> None:
         setattr(module, name, component)
 
 
-def register_transforms(module: ModuleType) -> None:
-    """Ours as `Bpmt<Name>`: a host has some of their names, with the behaviour its own configs were made for."""
+def register_all(modules: Mapping[str, ModuleType], logger: str) -> None:
+    """Our transforms and losses as `Bpmt<Name>`: a host has some of their names, with the behaviour its own configs
+    were made for. Our protocols under their own names, but for those that the host itself defines."""
     ours = [transform for transform in TRANSFORMS.values() if transform is not Compose]
-    register(module, {f"Bpmt{transform.__name__}": host_transform(transform) for transform in ours})
-
-
-def register_evaluators(module: ModuleType, logger: str) -> None:
-    """Ours under their own names, but for those that the host itself defines."""
+    register(modules["data.transform"], {f"Bpmt{transform.__name__}": host_transform(transform) for transform in ours})
+    register(modules["modeling.losses"], {f"Bpmt{name}": host_loss(loss) for name, loss in LOSSES.items()})
+    module = modules["evaluation.evaluator"]
     own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
     register(module, {name: host_evaluator(name, logger) for name in PROTOCOLS if name not in own})

@@ -1,216 +1,270 @@
-"""Our settings in, a config that an unmodified FastPoseGait runs out: complete, every key in it is read there.
+"""A host's checkout in; our plugin file, configs and a manifest of them in it, and taken away again, out.
 
-The host merges a config over its own defaults, knows no `base`, and looks for a checkpoint by its iteration alone
-(host_contract.md sections 2-6). What it cannot do is refused, with two exceptions that change no result it reports: it
-holds no validation identities out (data_cfg.validation, trainer_cfg.val_iter: it trains on the whole TRAIN_SET), and
-its seed is the process's rank (trainer_cfg.seed). A stage is handed over from its last iteration.
+Nothing the host tracks is touched. The manifest, written first and removed last, names every file of ours with its
+checksum and the folders made for them: what it does not name is not ours. Files appear all together or not at all.
 """
 
 from __future__ import annotations
 
-import inspect
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpmt_ext.config import Settings, load_settings
-from bpmt_ext.config_schema import SamplerConfig
-from bpmt_ext.data.transforms import TRANSFORMS
+import yaml
+
+from bpmt_ext import __version__
+from bpmt_ext.config import Settings, configs_folder, load_settings, suggestion
+from bpmt_ext.data.pickles import read_pickle, write_bytes
+from bpmt_ext.data.sequences import read_partition
 from bpmt_ext.engine.stages import stage_options
 from bpmt_ext.errors import UserError
-from bpmt_ext.metrics.protocols import PROTOCOLS
-from bpmt_ext.registry import get_method
+from bpmt_ext.hosts.checkouts import HOSTS, Checkout, Host, find_host, install_hint, missing_imports, tracked
+from bpmt_ext.hosts.configs import host_config, own_options
 
-# The host's own: protocols, and what its losses take besides type, log_prefix and loss_term_weight.
-HOST_PROTOCOLS = (
-    "evaluate_indoor_dataset", "evaluate_real_scene", "GREW_submission", "evaluate_Gait3D", "evaluate_CCPG",
-)  # fmt: skip
-HOST_LOSSES = {
-    "TripletLoss": ("margin", "is_hard_loss"),
-    "CrossEntropyLoss": ("scale", "label_smooth", "eps", "log_accuracy"),
-}
-LOSS_DEFAULTS = {"mean_over": "active"}  # ours alone, with the only value that is the host's behaviour
-DATA_KEYS = (
-    "dataset_name", "dataset_root", "dataset_partition", "num_workers", "cache", "frame_threshold",
-    "test_dataset_name", "remove_no_gallery", "data_in_use", "joint_format", "skeleton",
-)  # fmt: skip
-TRAINER_KEYS = (
-    "with_test", "fix_BN", "sync_BN", "log_iter", "save_name", "total_iter", "restore_ckpt_strict", "optimizer_reset",
-    "scheduler_reset", "clip_grad",
-)  # fmt: skip
+DEFAULT_CONFIG = "configs/bpmt/bpmt_gait3d.yaml"  # with its stages
+MANIFEST = Path("configs", "bpmt", "bpmt_ext.json")
+PLACES = tuple(host.plugin for host in HOSTS.values())  # and below configs/: nothing of ours lies elsewhere
 
 
-def host_config(settings: Settings, *, classes: int, gpus: int = 1, opts: Sequence[str] = ()) -> dict[str, Any]:
-    """The whole config as plain values for YAML.
+@dataclass(frozen=True)
+class Manifest:
+    """What we put into a checkout: checksums by path, and folders made, all relative to it."""
 
-    classes: identities of the training set, as the host counts them. gpus: how many it will run on; its test takes one
-    sequence on each. opts: the options the settings were loaded with, for what they say about earlier stages.
-    Raises UserError for what the host cannot do.
+    version: str
+    files: Mapping[Path, str]
+    folders: tuple[Path, ...]
+
+    def to_bytes(self) -> bytes:
+        files = {path.as_posix(): sha for path, sha in sorted(self.files.items())}
+        folders = [path.as_posix() for path in self.folders]
+        return (json.dumps({"bpmt_ext": self.version, "files": files, "folders": folders}, indent=2) + "\n").encode()
+
+
+def read_manifest(root: Path) -> Manifest | None:
+    """The manifest of a checkout; None if nothing is linked there. UserError for a damaged one."""
+    file = root / MANIFEST
+    if not file.exists():
+        return None
+    try:
+        values = json.loads(file.read_text("utf-8"))
+        manifest = Manifest(
+            str(values["bpmt_ext"]),
+            {Path(name): str(sha) for name, sha in values["files"].items()},
+            tuple(map(Path, values["folders"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: is damaged ({error}); restore it, or remove what was linked by hand") from error
+    for path in (*manifest.files, *manifest.folders):
+        ours = path in PLACES or path.parts[:1] == ("configs",)
+        if path.is_absolute() or ".." in path.parts or not ours:
+            raise UserError(f"{file}: names {path}, where nothing of ours can be; restore it or remove it")
+    return manifest
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def link(path: Path, cfgs: Sequence[str] = (), *, gpus: int = 1, opts: Sequence[str] = ()) -> list[str]:
+    """Bring the plugin and the resolved configs, with the stages they name, into the checkout; what to tell the user.
+
+    opts: as for training, `t1.` and `t2.` for the stages. Relative paths in configs and opts start at the checkout,
+    where the host runs. Linking again adds or renews. Raises UserError, and leaves everything as it was, for what
+    the host cannot do and for a file in the way.
     """
-    resolved = settings.resolved()
-    pretraining = get_method(settings.model_cfg.model).pretraining
-    config = {
-        "data_cfg": _data(settings),
-        "evaluator_cfg": _evaluator(settings, gpus),
-        "model_cfg": _model(settings, classes, opts),
-        "optimizer_cfg": resolved["optimizer_cfg"],
-        "scheduler_cfg": resolved["scheduler_cfg"],
-        "trainer_cfg": _trainer(settings),
-    }
-    if not pretraining:  # else the losses are the network's own
-        config["loss_cfg"] = [_loss(settings, i) for i in range(len(settings.loss_cfg))]
-    return config
-
-
-def last_checkpoint(settings: Settings) -> str:
-    """Where the host writes the last checkpoint of a training, relative to its checkout."""
-    t = settings.trainer_cfg
-    folder = f"output/{settings.data_cfg.dataset_name}/{settings.model_cfg.model}/{t.save_name}/checkpoints"
-    save_interval(settings)
-    return f"{folder}/{t.save_name}-{t.total_iter:05d}.pt"
-
-
-def save_interval(settings: Settings) -> int:
-    """trainer_cfg.save_iter, refused where the host would not save the last iteration with it."""
-    t = settings.trainer_cfg
-    interval = min(t.save_iter, t.total_iter)
-    if t.total_iter % interval:
+    checkout = find_host(path)
+    root, host = checkout.root, checkout.host
+    old = read_manifest(root)
+    if old is not None and old.version != __version__:
         raise UserError(
-            f"{settings.where('trainer_cfg.save_iter')}: FastPoseGait saves every {interval} iterations and so never "
-            f"the last one, {t.total_iter}; make total_iter a multiple of save_iter"
+            f"{path}: is linked by bpmt_ext {old.version}, this is {__version__}; first `bpmt unlink {path}`"
         )
-    return interval
+    old = old or Manifest(__version__, {}, ())
+    texts = {host.plugin: host.plugin_text.encode(), **_configs(checkout, cfgs or [DEFAULT_CONFIG], gpus, opts)}
+    _refuse_clashes(checkout, old, texts)
+    parents = {folder for file in (*texts, MANIFEST) for folder in file.parents if not (root / folder).exists()}
+    new = Manifest(
+        __version__,
+        {**old.files, **{file: sha256(text) for file, text in texts.items()}},
+        (*old.folders, *sorted(parents - set(old.folders))),
+    )
+    _write(root, {MANIFEST: new.to_bytes(), **texts}, sorted(parents))
+    lines = [f"{host.name} at {path} ({checkout.version}): linked {len(new.files)} files"]
+    lines += [f"  {file.as_posix()}" for file in sorted(texts)]
+    lacking = missing_imports(checkout)
+    if lacking:
+        lines.append(f"note: in this Python {host.name} cannot start, it lacks {', '.join(lacking)}: "
+                     f"{install_hint(list(lacking))}")
+    return lines
 
 
-def _data(settings: Settings) -> dict[str, Any]:
-    data = settings.data_cfg
-    if data.min_cameras > 1 or data.camera_split:
-        key = "camera_split" if data.camera_split else "min_cameras"
-        raise UserError(
-            f"{settings.where(f'data_cfg.{key}')}: FastPoseGait takes all sequences of a training identity; leave it "
-            "out, or write a partition file without those that are to be left out"
-        )
-    if data.data_in_use and not all(isinstance(used, bool) for used in data.data_in_use):
-        raise UserError(
-            f"{settings.where('data_cfg.data_in_use')}: {data.data_in_use} are positions; FastPoseGait takes true or "
-            "false for each file"
-        )
-    return _taken(settings.resolved()["data_cfg"], DATA_KEYS)
-
-
-def _evaluator(settings: Settings, gpus: int) -> dict[str, Any]:
-    e = settings.evaluator_cfg
-    keys = ["enable_float16", "restore_ckpt_strict", "save_name", "eval_func", "metric"]
-    if e.cross_view_gallery:
-        keys.append("cross_view_gallery")
-    out = _taken(settings.resolved()["evaluator_cfg"], keys)
-    if e.eval_func in PROTOCOLS and e.eval_func not in HOST_PROTOCOLS:  # ours reads these itself
-        out |= {"same_camera": e.same_camera, "dataset_partition": settings.data_cfg.dataset_partition}
-        out["camera"] = e.camera or settings.data_cfg.camera
-    last = e.restore_hint in ("last", "best")
-    if last:
-        save_interval(settings)
-    return out | {
-        "restore_hint": settings.trainer_cfg.total_iter if last else e.restore_hint,
-        "sampler": _sampler(settings, "evaluator_cfg") | {"batch_size": gpus},
-        "transform": host_transforms(e.transform, _joint_format(settings)),
-    }
-
-
-def _model(settings: Settings, classes: int, opts: Sequence[str]) -> dict[str, Any]:
-    model = settings.model_cfg
-    method = get_method(model.model)
-    config = {"model": model.model, **settings.resolved()["model_cfg"]}
-    if model.stages:
-        config["stages"] = {name: _stage(name, Path(path), opts) for name, path in model.stages.items()}
-    outputs = {out for loss in settings.loss_cfg for out in (method.losses or {}).get(loss.type, {}).values()}
-    if "logits" in outputs:  # a classifier that no loss trains would stop the host's distributed training
-        if config.setdefault("num_class", classes) < classes:
-            raise UserError(
-                f"{settings.where('model_cfg.num_class')}: {config['num_class']} classes for {classes} training "
-                "identities; leave the key out to count them"
-            )
-    return config
-
-
-def _stage(name: str, path: Path, opts: Sequence[str]) -> str:
-    """The checkpoint of an earlier stage: as given, or the one the host writes last with that config."""
-    if path.suffix not in (".yaml", ".yml"):
-        return str(path)
-    options = [text for text in stage_options(opts, name) if not text.startswith(("t1.", "t2."))]
-    return last_checkpoint(load_settings(path, options))
-
-
-def _loss(settings: Settings, i: int) -> dict[str, Any]:
-    loss = settings.loss_cfg[i]
-    where = settings.where(f"loss_cfg.{i}")
-    if loss.type not in HOST_LOSSES:
-        raise UserError(f"{where}: FastPoseGait with bpmt_ext has {', '.join(HOST_LOSSES)}, not {loss.type}")
-    for key, value in loss.free.items():
-        if key not in HOST_LOSSES[loss.type] and value != LOSS_DEFAULTS.get(key):
-            raise UserError(f"{where}: {key} {value!r} is not known to FastPoseGait's {loss.type}; leave it out")
-    own = {"type": loss.type, "log_prefix": loss.log_prefix or loss.type, "loss_term_weight": loss.loss_term_weight}
-    return own | _taken(loss.free, HOST_LOSSES[loss.type])
-
-
-def _trainer(settings: Settings) -> dict[str, Any]:
-    t = settings.trainer_cfg
-    if t.precision == "bf16":
-        raise UserError(
-            f"{settings.where('trainer_cfg.precision')}: FastPoseGait knows float16 only; write fp16 or off"
-        )
-    return _taken(settings.resolved()["trainer_cfg"], TRAINER_KEYS) | {
-        "enable_float16": t.enable_float16 or t.precision == "fp16",
-        "restore_hint": 0 if t.restore_hint == "auto" else t.restore_hint,
-        "save_iter": save_interval(settings),
-        "sampler": _sampler(settings, "trainer_cfg"),
-        "transform": host_transforms(t.transform, _joint_format(settings)),
-    }
-
-
-def _sampler(settings: Settings, section: str) -> dict[str, Any]:
-    sampler: SamplerConfig = getattr(settings, section).sampler
-    if sampler.sample_type.endswith("_allordered"):
-        raise UserError(
-            f"{settings.where(f'{section}.sampler.sample_type')}: {sampler.sample_type} is OpenGait's; FastPoseGait "
-            "has _ordered and _unordered"
-        )
-    out = settings.resolved()[section]["sampler"]
-    if sampler.type == "InferenceSampler":
-        out.pop("batch_shuffle", None)
-    if sampler.sample_type in ("fixed_ordered", "unfixed_ordered"):
-        out.setdefault("frames_skip_num", 0)  # the host asks for it
+def _configs(checkout: Checkout, cfgs: Sequence[str], gpus: int, opts: Sequence[str]) -> dict[Path, bytes]:
+    """The resolved configs by their place in the checkout."""
+    root, host, found = checkout.root, checkout.host, {}
+    files = [_config_file(name, root) for name in cfgs]
+    first = [load_settings(file, own_options(opts), root).model_cfg.stages for file in files]
+    stages = {Path(value).resolve() for named in first for value in named.values()}
+    known: set[str] = set()
+    for file in files:
+        if file not in stages:
+            _gather(file, opts, root, found, known)
+    for text in opts:
+        name = text.partition(".")[0]
+        if text not in own_options(opts) and name not in known:
+            raise UserError(f"--opts {text}: the config has no stage {name}{suggestion(name, known)}")
+    out = {}
+    for place, (settings, given) in found.items():
+        classes = count_identities(settings, host)
+        _check_probes(settings, root)
+        config = host_config(settings, host, classes=classes, gpus=gpus, opts=given, root=root)
+        text = yaml.safe_dump(_from_checkout(config, root), sort_keys=False, allow_unicode=True)
+        head = f"# Made by `bpmt link` (bpmt_ext {__version__}) for {host.name}; `bpmt unlink` takes it away.\n"
+        out[place] = (head + text).encode()
     return out
 
 
-def host_transforms(steps: Sequence[Mapping[str, Any]], joint_format: Any) -> list[dict[str, Any]]:
-    """Our transforms for the host's one modality: each by its name there, the host's own layout last.
+def _config_file(name: str, root: Path) -> Path:
+    """The file of --cfgs: the user's own, else a shipped one. What was linked before is not taken for a config."""
+    file, shipped = Path(name).expanduser().absolute(), configs_folder().parent / name
+    if file.is_file() and root not in file.parents:
+        return file.resolve()
+    if not shipped.is_file():
+        raise UserError(f"--cfgs {name}: there is no such file, neither here nor among the shipped configs")
+    return shipped.resolve()
 
-    joint_format: what those that must know the joints are told where the config leaves it to the data.
+
+def _gather(
+    file: Path, opts: Sequence[str], root: Path, found: dict[Path, tuple[Settings, Sequence[str]]], known: set[str]
+) -> None:
+    """Put a config and the stages before it into `found`, by their place in the checkout, with their options."""
+    settings = load_settings(file, own_options(opts), root)
+    shipped = configs_folder().resolve()
+    place = Path("configs", file.relative_to(shipped) if shipped in file.parents else Path("bpmt", file.name))
+    if place in found and found[place][0].fingerprint != settings.fingerprint:
+        raise UserError(f"{file}: is asked for twice, as {place.as_posix()}, with different settings; link one of them")
+    found[place] = (settings, opts)
+    for name, value in sorted(settings.model_cfg.stages.items()):
+        known.add(name)
+        if Path(value).suffix in (".yaml", ".yml"):
+            _gather(Path(value).resolve(), stage_options(opts, name), root, found, known)
+
+
+def count_identities(settings: Settings, host: Host) -> int:
+    """Training identities as the host counts them: listed, and with a sequence on disk; all listed ones where the data
+    are not there yet."""
+    data = settings.data_cfg
+    listed, root = read_partition(data.dataset_partition).train, Path(data.dataset_root or "")
+    if not data.dataset_root:
+        raise UserError(f"{settings.where('data_cfg.dataset_root')}: is not set; say where the pickles are")
+    if not root.is_dir():
+        return len(listed)
+
+    def used(files: list[Path]) -> bool:
+        threshold = data.frame_threshold if host.frame_threshold else 0
+        return bool(files) and (not threshold or len(read_pickle(files[0])) > threshold)
+
+    count = sum(any(used(sorted(view.iterdir())) for view in (root / label).glob("*/*")) for label in listed)
+    if not count:
+        raise UserError(f"{root}: has no sequence of any identity in TRAIN_SET of {data.dataset_partition}")
+    return count
+
+
+def _check_probes(settings: Settings, root: Path) -> None:
+    """UserError where the host's Gait3D protocol would take other probes than this partition's: it reads its own."""
+    own = root / "datasets" / "Gait3D" / "Gait3D.json"
+    if settings.evaluator_cfg.eval_func != "evaluate_Gait3D" or not own.is_file():
+        return
+    partition = read_partition(settings.data_cfg.dataset_partition)
+    ours, theirs = (
+        {name for name in probes if name.partition("-")[0] in partition.test}
+        for probes in (partition.probe, read_partition(own).probe)
+    )
+    if ours != theirs:
+        raise UserError(
+            f"{settings.data_cfg.dataset_partition}: its PROBE_SET is not that of {own}, which evaluate_Gait3D reads "
+            "in the host; use --opts evaluator_cfg.eval_func=evaluate_retrieval"
+        )
+
+
+def _from_checkout(value: Any, root: Path) -> Any:
+    """Paths inside the checkout relative to it: the host runs there, and it may be moved."""
+    if isinstance(value, Mapping):
+        return {key: _from_checkout(below, root) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_from_checkout(below, root) for below in value]
+    return value.removeprefix(f"{root}/") if isinstance(value, str) else value
+
+
+def _refuse_clashes(checkout: Checkout, old: Manifest, texts: Mapping[Path, bytes]) -> None:
+    """UserError for a file that we would overwrite and that is not ours, or not as we left it."""
+    root = checkout.root
+    for file, text in texts.items():
+        target = root / file
+        if not (target.exists() or target.is_symlink()):
+            continue
+        if file not in old.files:
+            raise UserError(f"{target}: is there and not ours; move it away, then link again")
+        if not target.is_file() or sha256(target.read_bytes()) not in (old.files[file], sha256(text)):
+            raise UserError(f"{target}: was changed since it was linked; keep it under another name, then link again")
+    written = [file for file, text in texts.items() if old.files.get(file) != sha256(text)]
+    theirs = tracked(root, [MANIFEST, *written]) if written else []
+    if theirs:
+        raise UserError(f"{root / theirs[0]}: is tracked by the checkout's git repository; it would have to change")
+
+
+def _write(root: Path, texts: Mapping[Path, bytes], folders: Sequence[Path]) -> None:
+    """Write all files, or leave everything as it was and raise UserError."""
+    before: dict[Path, bytes | None] = {}
+    made: list[Path] = []
+    try:
+        for folder in folders:
+            (root / folder).mkdir()
+            made.append(root / folder)
+        for file, text in texts.items():
+            target = root / file
+            now = target.read_bytes() if target.is_file() else None
+            if now != text:
+                before[target] = now
+                write_bytes(target, text)
+    except BaseException as error:
+        for target, data in before.items():
+            target.unlink(missing_ok=True) if data is None else target.write_bytes(data)
+        for folder in reversed(made):
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(f"{error.filename or root}: cannot be written ({error.strerror or error})") from error
+        raise
+
+
+def unlink(path: Path, *, force: bool = False) -> list[str]:
+    """Take away what `link` put into the checkout, whatever version did; what to tell the user.
+
+    A file changed since stays, with the manifest, unless `force`; UserError then names it.
     """
-    chain = [_host_transform(step, joint_format) for step in _flat(steps)]
-    return [{"type": "Compose", "trf_cfg": [*chain, {"type": "SkeletonInput"}]}]
-
-
-def _flat(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The steps in order, those inside Compose too, without SkeletonInput, which does nothing here."""
-    out: list[Mapping[str, Any]] = []
-    for step in steps:
-        out.extend(_flat(step.get("trf_cfg") or ()) if step["type"] == "Compose" else [step])
-    return [step for step in out if step["type"] != "SkeletonInput"]
-
-
-def _host_transform(step: Mapping[str, Any], joint_format: Any) -> dict[str, Any]:
-    name = step["type"]
-    if name not in TRANSFORMS:
-        raise UserError(f"transform: type {name!r} is unknown; known are {', '.join(TRANSFORMS)}")
-    told = {"joint_format": joint_format} if "joint_format" in inspect.signature(TRANSFORMS[name]).parameters else {}
-    return {"type": f"Bpmt{name}", **told, **{key: value for key, value in step.items() if key != "type"}}
-
-
-def _joint_format(settings: Settings) -> Any:
-    return settings.data_cfg.skeleton or settings.data_cfg.joint_format
-
-
-def _taken(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: values[key] for key in keys if key in values}
+    root = path.expanduser().absolute()
+    manifest = read_manifest(root) if root.is_dir() else None
+    if manifest is None:
+        raise UserError(f"{path}: nothing of bpmt_ext is linked here ({MANIFEST.as_posix()} is not there)")
+    kept = {}
+    for file, sha in manifest.files.items():
+        target = root / file
+        if not target.is_file():
+            continue
+        if not force and sha256(target.read_bytes()) != sha:
+            kept[file] = sha
+            continue
+        target.unlink()
+        for compiled in target.parent.glob(f"__pycache__/{target.stem}.*.pyc"):
+            compiled.unlink()
+    if kept:
+        _write(root, {MANIFEST: Manifest(manifest.version, kept, manifest.folders).to_bytes()}, ())
+        names = ", ".join(file.as_posix() for file in kept)
+        raise UserError(f"{path}: kept {names}, changed since linked; the rest is gone; --force takes it too")
+    (root / MANIFEST).unlink()
+    for folder in reversed(manifest.folders):
+        if (root / folder).is_dir() and not any((root / folder).iterdir()):
+            (root / folder).rmdir()
+    return [f"{path}: took {len(manifest.files)} files away; results under output/ stay"]
