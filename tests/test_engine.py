@@ -472,3 +472,18 @@ def test_check_data(here: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["check-data", "--cfgs", "net.yaml", *options]) == 2
     done = capsys.readouterr()
     assert "unreadable: 1: 0000-camid0_videoid0-seq0" in done.out and done.err.count("bpmt: ") == 1
+
+
+def test_a_stage_that_will_not_fit_is_told_before_it_is_trained(here: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run("both", "model_cfg.width=32") == 2
+    assert "t1.yaml: made by another architecture" in capsys.readouterr().err
+    assert not folder_of("t1").exists()
+
+
+def test_a_new_schedule_sets_the_rates(here: Path) -> None:
+    assert run("net", "trainer_cfg.total_iter=2") == 0
+    start = folder_of("net") / "checkpoints" / "net-00002.pt"
+    more = ("trainer_cfg.scheduler_reset=true", "trainer_cfg.total_iter=10", "trainer_cfg.log_iter=1")
+    assert run("net", "trainer_cfg.save_name=next", f"trainer_cfg.restore_hint={start}", "scheduler_cfg.max_lr=0.5",
+               "trainer_cfg.val_iter=0", *more) == 0
+    assert read_metrics(Path("output/walkers/BPMT/next/metrics.jsonl"))[0]["lr"] == pytest.approx(0.5 / 25)

@@ -219,11 +219,14 @@ class Trainer:
         path = checkpoint_path(folder, t.save_name, hint) if isinstance(hint, int) else Path(hint)
         state = load_checkpoint(path, self.run.trust)
         load_weights(self.run.network, state["model"], path, strict=t.restore_ckpt_strict)
+        rates = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             if not t.optimizer_reset and "optimizer" in state:
                 self.optimizer.load_state_dict(state["optimizer"])
-                for group in self.optimizer.param_groups:
+                for group, own in zip(self.optimizer.param_groups, rates, strict=True):
                     _same_kind(self.optimizer, self.optimizer.defaults, group)
+                    if t.scheduler_reset:  # the file's groups also hold its schedule's rates
+                        group.update(own)
             if not t.scheduler_reset and "scheduler" in state:
                 _same_kind(self.scheduler, self.scheduler.state_dict(), state["scheduler"])
                 self.scheduler.load_state_dict(state["scheduler"])

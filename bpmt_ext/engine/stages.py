@@ -162,12 +162,25 @@ def earlier_stages(
         if checkpoint is not None:
             warn_of_changes(checkpoint, load_checkpoint(checkpoint), stage)
         else:
+            _check_handover(settings, stage, name, path)
             train_config(stage, world, output, inner, root, trust)
             checkpoint = finished_checkpoint(stage, output)
         if checkpoint is None:
             raise UserError(f"{path}: stage {name} has no finished checkpoint after training; see its log")
         found.append((name, checkpoint))
     return found
+
+
+def _check_handover(settings: Settings, stage: Settings, name: str, path: Path) -> None:
+    """UserError, before a stage is trained, if its weights would not fit the network that is to take them."""
+    networks = []
+    for each in (settings, stage):
+        network = get_method(each.model_cfg.model).network()
+        arguments = each.arguments(network, "model_cfg", supplied=("skeleton",))
+        networks.append(build_network(each.model_cfg.model, arguments, skeleton=data_skeleton(each), classes=2))
+    method = get_method(settings.model_cfg.model)
+    prefixes, optional = method.stages[name], method.optional
+    load_stage(networks[0], networks[1].state_dict(), path, prefixes=prefixes, optional=optional)
 
 
 def _stage_files(settings: Settings, method: Method) -> list[tuple[str, Path]]:
