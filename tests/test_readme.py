@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^[ ]*```\w*\n(.*?)^[ ]*```$", TEXT, re.S | re.M)
 TINY = [
-    "model_cfg.width=16", "model_cfg.layers=1", "model_cfg.heads=2", "trainer_cfg.total_iter=2", "trainer_cfg.val_iter=2",
-    "data_cfg.num_workers=0", "trainer_cfg.sampler.batch_size=[2,2]", "data_cfg.validation=0.25",
+    "model_cfg.width=16", "model_cfg.layers=1", "model_cfg.heads=2", "trainer_cfg.total_iter=2",
+    "trainer_cfg.val_iter=2", "data_cfg.num_workers=0", "trainer_cfg.sampler.batch_size=[2,2]", "data_cfg.validation=0.25",
 ]  # fmt: skip
 
 

@@ -37,8 +37,9 @@ def validate(run: Run) -> dict[str, float]:
     """Figures on the validation split.
 
     Pretraining: the masked loss, over fixed clips and masks. Finetuning: Rank-1, Rank-5, mAP and mINP, leave-one-out
-    among the held-out sequences, and `loss`, the batch-hard triplet loss (margin 0.3) of all of them at once. Where the
-    same people stand on both sides (data_cfg.camera_split), also `accuracy`: the share named rightly by the classifier.
+    among the held-out sequences, and `embedding/loss`, the batch-hard triplet loss (margin 0.3) of all their embeddings
+    at once: unseen people have no class, and so no cross-entropy. Where the same people stand on both sides
+    (data_cfg.camera_split), also `accuracy`: the share named rightly by the classifier.
     """
     run.network.eval()
     if run.method.pretraining:
@@ -52,7 +53,7 @@ def validate(run: Run) -> dict[str, float]:
         result = evaluate("evaluate_retrieval", *found, same_camera="keep", **rule)
     identity = torch.from_numpy(np.unique(found.labels, return_inverse=True)[1])
     loss, _ = TripletLoss(margin=0.3, is_hard_loss=True, mean_over="all")(torch.from_numpy(found.embeddings), identity)
-    figures = {"loss": float(loss), **{k: result["metrics"][k] for k in ("Rank-1", "Rank-5", "mAP", "mINP")}}
+    figures = {"embedding/loss": float(loss), **{k: result["metrics"][k] for k in ("Rank-1", "Rank-5", "mAP", "mINP")}}
     closed_set = run.splits.val.label_set == run.splits.train.label_set
     return figures | (_accuracy(run, run.splits.val) if closed_set else {})
 

@@ -326,7 +326,7 @@ def train(run: Run) -> dict[str, float]:
                 journal.write(iteration, "validation", figures)
                 if trainer.best.improved(figures, iteration):
                     trainer.save("best")
-                bar.set_postfix(loss=f"{figures['loss']:.4f}", **trainer.best.show())
+                bar.set_postfix(**trainer.best.show())
             if last or iteration % t.save_iter == 0:
                 trainer.save(iteration)
     return trainer.best.figures

@@ -210,8 +210,8 @@ class BPMT(nn.Module):
 
     `feature` is the part FC (what metric losses see), `embedding` its BatchNorm output (what is compared at test).
     Sequences longer than `max_frames` are read window by window and pooled over all their frames.
-    num_class 0 leaves the classifier out. freeze_t1, freeze_t2: `yes` (frozen, in eval mode), `no`, or `last_layer` (only
-    the last encoder layer trains).
+    num_class 0 leaves the classifier out. freeze_t1, freeze_t2: `yes` (frozen, in eval mode), `no`, or `last_layer`
+    (only the last encoder layer trains).
     """
 
     def __init__(
