@@ -334,3 +334,10 @@ def test_a_config_edited_by_hand_is_refused_with_a_sentence(
     host.modules["modeling.losses"].SupConLoss = lambda: None
     with pytest.raises(UserError, match=re.escape(message)):
         host.models["BPMT"](cfgs, True, sequences())
+
+
+def test_one_file_of_a_sequence_is_used(host: Host) -> None:
+    model = host.model("BPMT")
+    (poses,), *rest = model.collate(sequences())
+    with pytest.raises(UserError, match="2 files in use; choose that of the poses with data_cfg.data_in_use"):
+        model.inputs_pretreament(([poses, poses], *rest))

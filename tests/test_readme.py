@@ -19,7 +19,8 @@ TEXT = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^[ ]*```\w*\n(.*?)^[ ]*```$", TEXT, re.S | re.M)
 TINY = [
     "model_cfg.width=16", "model_cfg.layers=1", "model_cfg.heads=2", "trainer_cfg.total_iter=2",
-    "trainer_cfg.val_iter=2", "data_cfg.num_workers=0", "trainer_cfg.sampler.batch_size=[2,2]", "data_cfg.validation=0.25",
+    "trainer_cfg.val_iter=2", "data_cfg.num_workers=0", "trainer_cfg.sampler.batch_size=[2,2]",
+    "data_cfg.validation=0.25",
 ]  # fmt: skip
 
 
@@ -52,8 +53,8 @@ def test_gait3d_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert "4 of 4 probes have a match" in capsys.readouterr().out
     train = commands("python fastposegait/main.py")[0]
     tiny = [*TINY, *(f"{stage}.{text}" for stage in ("t1", "t2") for text in TINY if not text.startswith("data_cfg"))]
-    assert cli.host_main([*train[2:], *tiny]) == 0
-    test = [*train[2:], *TINY]
+    assert cli.host_main([*train[2:], "--opts", *tiny]) == 0
+    test = [*train[2:], "--opts", *TINY]
     test[test.index("train")] = "test"
     assert cli.host_main(test) == 0
     assert "Rank-1" in capsys.readouterr().err

@@ -310,7 +310,9 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
     root = _root(data.dataset_root)
     found = find_records(root, listed)
     reader = PoseReader(joints, bool(data.cache))
-    dropped: Counter[str] = Counter(unlisted_labels=len({p.name for p in _folders(root)} - listed))
+    # a folder of the root that holds no <type>/<view> is something else, the converter's folds for one
+    unlisted = [p for p in _folders(root) if p.name not in listed and any(map(_folders, _folders(p)))]
+    dropped: Counter[str] = Counter(unlisted_labels=len(unlisted))
     used = [_in_use(r, data.data_in_use) for r in found if r.paths]
     _check_presence(partition, used, data, dropped)
     kept = _drop_short(used, reader, data.frame_threshold, lenient)

@@ -7,7 +7,6 @@ p parts.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from torch import Tensor, nn
 from bpmt_ext.config import component_arguments
 from bpmt_ext.engine.checkpoint import load_checkpoint, load_stage
 from bpmt_ext.errors import UserError
-from bpmt_ext.hosts.checkouts import Host
-from bpmt_ext.hosts.components import cut, own_chain, register, register_all, transformed
-from bpmt_ext.registry import METHODS, Method, build_network, get_method
+from bpmt_ext.hosts.components import cut, own_chain, transformed
+from bpmt_ext.registry import Method, build_network
 from bpmt_ext.skeletons import Skeleton, get_skeleton, skeleton_from_mapping
 
 
@@ -96,7 +94,9 @@ class Adapter:
         Where all transforms are ours they see the whole batch at once, and each sequence apart even where the host
         lays several in one row; else the host's own code applies them.
         """
-        chain = self.chains[self.training]
+        chain, files = self.chains[self.training], len(inputs[0])
+        if files != 1:
+            raise UserError(f"a sequence has {files} files in use; choose that of the poses with data_cfg.data_in_use")
         if chain is None:
             (x,), labels, types, views, lengths = super().inputs_pretreament(inputs)
             pose = x.detach().permute(*self.order, 4)[..., 0]  # the host asks for its gradient; nobody reads that
@@ -155,26 +155,3 @@ def _skeleton(data_cfg: Any) -> Skeleton:
         raise UserError("data_cfg: is a list of data sets; the networks of bpmt_ext train on one, write one mapping")
     own = data_cfg.get("skeleton")
     return skeleton_from_mapping(own) if own else get_skeleton(data_cfg.get("joint_format", "coco17"))
-
-
-def host_model(name: str, adapter: type[Adapter], base: type[nn.Module]) -> type[nn.Module]:
-    """The network of that name as a subclass of the host's BaseModel."""
-
-    class HostModel(adapter, base):  # type: ignore[misc, valid-type]
-        method = get_method(name)
-
-        @staticmethod
-        def run_train(model: Any) -> None:
-            model.fit_inputs()  # DistributedDataParallel then hands rank 0's buffers to the others
-            base.run_train(model)
-
-    HostModel.__name__ = HostModel.__qualname__ = name
-    return HostModel
-
-
-def attach_to(host: Host, adapter: type[Adapter], base: type[nn.Module]) -> dict[str, type[nn.Module]]:
-    """Register what is ours in the running host and return our models by name, but for networks the host has."""
-    models = {name: host_model(name, adapter, base) for name in METHODS if name not in host.models}
-    register(sys.modules["modeling.models"], models)
-    register_all(sys.modules, host.package)
-    return models

@@ -126,7 +126,7 @@ class Checkout:
 
 def find_host(path: Path) -> Checkout:
     """The host whose checkout stands at `path`. UserError if none or an unknown one does."""
-    root = path.expanduser().absolute()
+    root = path.expanduser().resolve()
     if not root.is_dir():
         raise UserError(f"{path}: there is no such folder; give the folder of a FastPoseGait or OpenGait checkout")
     found = [host for host in HOSTS.values() if (root / host.package / "modeling").is_dir()]

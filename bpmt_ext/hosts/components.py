@@ -1,4 +1,4 @@
-"""Our transforms, losses and protocols in, the same as a host calls them out.
+"""Our networks, transforms, losses and protocols in, the same as a host finds and calls them out.
 
 Both look a name up as an attribute of a module and pass it only the arguments that `inspect.getfullargspec` lists
 (host_contract.md section 2). Letters: n sequences, t frames, v joints, c channels, d width, p parts.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -22,8 +23,10 @@ from bpmt_ext.data.transforms import TRANSFORMS, Compose, Transform, build_trans
 from bpmt_ext.draws import Draws
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.errors import UserError
+from bpmt_ext.hosts.checkouts import Host
 from bpmt_ext.losses import LOSSES
 from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate
+from bpmt_ext.registry import METHODS, get_method
 from bpmt_ext.skeletons import skeleton_from_mapping
 
 
@@ -156,3 +159,26 @@ def register_all(modules: Mapping[str, ModuleType], logger: str) -> None:
     module = modules["evaluation.evaluator"]
     own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
     register(module, {name: host_evaluator(name, logger) for name in PROTOCOLS if name not in own})
+
+
+def host_model(name: str, adapter: type, base: type[nn.Module]) -> type[nn.Module]:
+    """The network of that name as a subclass of the host's BaseModel."""
+
+    class HostModel(adapter, base):  # type: ignore[misc, valid-type]
+        method = get_method(name)
+
+        @staticmethod
+        def run_train(model: Any) -> None:
+            model.fit_inputs()  # DistributedDataParallel then hands rank 0's buffers to the others
+            base.run_train(model)
+
+    HostModel.__name__ = HostModel.__qualname__ = name
+    return HostModel
+
+
+def attach_to(host: Host, adapter: type, base: type[nn.Module]) -> dict[str, type[nn.Module]]:
+    """Register what is ours in the running host and return our models by name, but for networks the host has."""
+    models = {name: host_model(name, adapter, base) for name in METHODS if name not in host.models}
+    register(sys.modules["modeling.models"], models)
+    register_all(sys.modules, host.package)
+    return models

@@ -128,9 +128,9 @@ def _configs(checkout: Checkout, cfgs: Sequence[str], gpus: int, opts: Sequence[
 
 def _config_file(name: str, root: Path) -> Path:
     """The file of --cfgs: the user's own, else a shipped one. What was linked before is not taken for a config."""
-    file, shipped = Path(name).expanduser().absolute(), configs_folder().parent / name
+    file, shipped = Path(name).expanduser().resolve(), configs_folder().parent / name
     if file.is_file() and root not in file.parents:
-        return file.resolve()
+        return file
     if not shipped.is_file():
         raise UserError(f"--cfgs {name}: there is no such file, neither here nor among the shipped configs")
     return shipped.resolve()
@@ -244,7 +244,7 @@ def unlink(path: Path, *, force: bool = False) -> list[str]:
 
     A file changed since stays, with the manifest, unless `force`; UserError then names it.
     """
-    root = path.expanduser().absolute()
+    root = path.expanduser().resolve()
     manifest = read_manifest(root) if root.is_dir() else None
     if manifest is None:
         raise UserError(f"{path}: nothing of bpmt_ext is linked here ({MANIFEST.as_posix()} is not there)")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from bpmt_ext.hosts.adapter import Adapter, attach_to
+from bpmt_ext.hosts.adapter import Adapter
 from bpmt_ext.hosts.checkouts import HOSTS
+from bpmt_ext.hosts.components import attach_to
 
 
 class OpenGaitAdapter(Adapter):
