@@ -51,6 +51,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--iter", type=_count, default=0, metavar="N",
         help="train on from, or test, the checkpoint of this iteration, in place of restore_hint",
     )  # fmt: skip
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true",
+        help="open checkpoints that hold more than tensors and plain data: this runs their maker's code",
+    )  # fmt: skip
     parser.add_argument("--log_to_file", action="store_true", help="write the log into the output folder too")
     # Launchers pass it in one spelling or the other; the environment says the same, so it is not used.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -77,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
     root = Path.cwd()
     return run(
         settings, phase=args.phase, iteration=args.iter or None, log_to_file=args.log_to_file,
-        output=root / "output", opts=args.opts, root=root,
+        output=root / "output", opts=args.opts, root=root, trust=args.trust_checkpoint,
     )  # fmt: skip
 
 

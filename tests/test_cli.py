@@ -66,7 +66,7 @@ def test_the_hosts_command_line(calls: list, config: str, tmp_path: Path, spelli
     assert host_main([*line, "--opts", *opts]) == 0
     ((_, (settings,), keys),) = calls
     given = {"phase": "test", "iteration": 40, "log_to_file": True}
-    assert keys == given | {"output": tmp_path / "output", "opts": opts, "root": tmp_path}
+    assert keys == given | {"output": tmp_path / "output", "opts": opts, "root": tmp_path, "trust": False}
     assert (settings.trainer_cfg.seed, settings.trainer_cfg.total_iter) == (4, 5)
     assert settings.data_cfg.dataset_root == str(tmp_path / "poses")
 
@@ -121,3 +121,14 @@ def test_the_launcher_runs_without_installation(tmp_path: Path) -> None:
     command = [sys.executable, str(launcher), "--cfgs", "nix.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("bpmt: ") and "nix.yaml" in done.stderr
+
+
+def test_help_lists_every_command_and_trust_is_handed_on(calls: list, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"    {name}" in said for name in ("demo", "train", "test", "check-data", "link", "unlink", "doctor"))
+    config = str(ROOT / "configs/bpmt/bpmt_demo.yaml")
+    for flags, trust in (([], False), (["--trust-checkpoint"], True)):
+        assert main(["test", "--cfgs", config, *flags]) == 0
+        assert calls[-1][-1]["trust"] is trust

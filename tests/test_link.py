@@ -65,6 +65,7 @@ def test_link_adds_its_files_and_unlink_takes_them_away(checkout: Path, capsys: 
         assert cfg["data_cfg"]["dataset_root"] == "pickles"
         assert cfg["data_cfg"]["dataset_partition"] == "datasets/Gait3D/Gait3D.json"
     assert str(checkout) not in json.dumps(whole)
+    assert "partition.json is not there; took data_cfg.dataset_partition=datasets/Gait3D/Gait3D.json" in said
 
     compiled = checkout / host.plugin.parent / "__pycache__" / "bpmt_ext_plugin.cpython-311.pyc"
     compiled.parent.mkdir(exist_ok=True)
@@ -89,13 +90,20 @@ def test_linking_again_changes_nothing_or_what_is_asked(
     link(checkout, [str(own)], gpus=2, opts=[DATA])
     assert config(checkout, "mine")["evaluator_cfg"]["sampler"]["batch_size"] == 2
     assert config(checkout)["evaluator_cfg"]["sampler"]["batch_size"] == 1  # as it was
-    link(checkout, opts=[DATA, "model_cfg.width=32"])
+    named = [f"configs/bpmt/bpmt_gait3d{stage}.yaml" for stage in ("", "_t1")]
+    link(checkout, named, opts=[DATA, "model_cfg.width=32"])
+    assert config(checkout, "bpmt_gait3d_t1")["model_cfg"]["width"] == 64  # a stage, listed or not: t1. is for it
     assert config(checkout)["model_cfg"]["width"] == 32 and (checkout / "configs/bpmt/mine.yaml").is_file()
     monkeypatch.chdir(checkout)
     link(Path("."), ["configs/bpmt/bpmt_gait3d.yaml"], opts=[DATA])  # ours, not the one linked before
     assert config(checkout)["model_cfg"]["width"] == 64
+    lists = Path("data/Gait3D/pickles/partition.json")
+    lists.parent.mkdir(parents=True)
+    lists.write_text(Path("datasets/Gait3D/Gait3D.json").read_text())
+    link(Path("."), opts=[DATA])  # now they are there
+    assert config(checkout)["data_cfg"]["dataset_partition"] == lists.as_posix()
     unlink(Path("."))
-    assert status(checkout) == []
+    assert [line[3:] for line in status(checkout)] == [lists.as_posix()]
 
 
 def test_what_was_changed_since_is_kept(checkout: Path, capsys: pytest.CaptureFixture) -> None:
@@ -214,7 +222,7 @@ def test_other_bad_input_is_one_sentence(checkout: Path, tmp_path: Path, capsys:
     line = told("link", here, "--opts", DATA, f"data_cfg.dataset_partition={partition}")
     assert "its PROBE_SET is not that of" in line and "evaluator_cfg.eval_func=evaluate_retrieval" in line
     (checkout / MANIFEST).parent.mkdir()
-    for text in ("no json", '{"bpmt_ext": "0.1.0"}', '{"bpmt_ext": "1", "files": {"../x": "0"}, "folders": []}',
+    for text in ("no json", '{"bpmt_ext": "0.1.0"}', '{"bpmt_ext": "1", "files": {"configs/../x": "0"}, "folders": []}',
                  '{"bpmt_ext": "1", "files": {"README.md": "0"}, "folders": []}'):  # fmt: skip
         (checkout / MANIFEST).write_text(text)
         for command in ("link", "unlink"):

@@ -66,12 +66,12 @@ class Adapter:
 
     def release_idle(self) -> None:
         """Freeze what no loss reaches (a BatchNorm before the classifier, without cross-entropy): the host's
-        DistributedDataParallel would stop at it. A made-up clip in eval mode tells which."""
+        DistributedDataParallel would stop at it. A made-up clip in eval mode tells which;
+        the host sets the mode anew."""
         device, skeleton = next(self.net.parameters()).device, self.skeleton
         pose = torch.linspace(-1, 1, 2 * 8 * skeleton.num_joints * (skeleton.dims + 1), device=device)
         pose = pose.view(2, 8, skeleton.num_joints, -1)
         out = self.net.eval()(pose, torch.ones(2, 8, dtype=torch.bool, device=device))
-        self.net.train()
         feats = self.training_feats(out, torch.tensor([0, 1], device=device)).values()
         floats = [x for feat in feats for x in (feat.values() if isinstance(feat, Mapping) else [feat])]
         total = torch.stack([x.sum() for x in floats if x.requires_grad]).sum()

@@ -83,7 +83,8 @@ def link(path: Path, cfgs: Sequence[str] = (), *, gpus: int = 1, opts: Sequence[
             f"{path}: is linked by bpmt_ext {old.version}, this is {__version__}; first `bpmt unlink {path}`"
         )
     old = old or Manifest(__version__, {}, ())
-    texts = {host.plugin: host.plugin_text.encode(), **_configs(checkout, cfgs or [DEFAULT_CONFIG], gpus, opts)}
+    notes: list[str] = []
+    texts = {host.plugin: host.plugin_text.encode(), **_configs(checkout, cfgs or [DEFAULT_CONFIG], gpus, opts, notes)}
     _refuse_clashes(checkout, old, texts)
     parents = {folder for file in (*texts, MANIFEST) for folder in file.parents if not (root / folder).exists()}
     new = Manifest(
@@ -93,7 +94,7 @@ def link(path: Path, cfgs: Sequence[str] = (), *, gpus: int = 1, opts: Sequence[
     )
     _write(root, {MANIFEST: new.to_bytes(), **texts}, sorted(parents))
     lines = [f"{host.name} at {path} ({checkout.version}): linked {len(new.files)} files"]
-    lines += [f"  {file.as_posix()}" for file in sorted(texts)]
+    lines += [f"  {file.as_posix()}" for file in sorted(texts)] + notes
     lacking = missing_imports(checkout)
     if lacking:
         lines.append(f"note: in this Python {host.name} cannot start, it lacks {', '.join(lacking)}: "
@@ -101,16 +102,20 @@ def link(path: Path, cfgs: Sequence[str] = (), *, gpus: int = 1, opts: Sequence[
     return lines
 
 
-def _configs(checkout: Checkout, cfgs: Sequence[str], gpus: int, opts: Sequence[str]) -> dict[Path, bytes]:
-    """The resolved configs by their place in the checkout."""
+def _configs(
+    checkout: Checkout, cfgs: Sequence[str], gpus: int, opts: Sequence[str], notes: list[str]
+) -> dict[Path, bytes]:
+    """The resolved configs by their place in the checkout; what was chosen for the user goes to `notes`."""
     root, host, found = checkout.root, checkout.host, {}
     files = [_config_file(name, root) for name in cfgs]
-    first = [load_settings(file, own_options(opts), root).model_cfg.stages for file in files]
-    stages = {Path(value).resolve() for named in first for value in named.values()}
+    first = {file: load_settings(file, own_options(opts), root) for file in files}
+    stages = {Path(value).resolve() for settings in first.values() for value in settings.model_cfg.stages.values()}
     known: set[str] = set()
-    for file in files:
+    for file, settings in first.items():
         if file not in stages:
-            _gather(file, opts, root, found, known)
+            own = _own_partition(settings, opts, root)
+            notes += [f"note: {settings.data_cfg.dataset_partition} is not there; took {text}" for text in own]
+            _gather(file, [*opts, *own], root, found, known)
     for text in opts:
         name = text.partition(".")[0]
         if text not in own_options(opts) and name not in known:
@@ -134,6 +139,16 @@ def _config_file(name: str, root: Path) -> Path:
     if not shipped.is_file():
         raise UserError(f"--cfgs {name}: there is no such file, neither here nor among the shipped configs")
     return shipped.resolve()
+
+
+def _own_partition(settings: Settings, opts: Sequence[str], root: Path) -> list[str]:
+    """The option that takes the host's own lists of this data set, where the config's are not there."""
+    data = settings.data_cfg
+    own = Path("datasets", data.dataset_name, f"{data.dataset_name}.json")
+    chosen = any(text.startswith("data_cfg.dataset_partition=") for text in opts)
+    if chosen or Path(data.dataset_partition).is_file() or not (root / own).is_file():
+        return []
+    return [f"data_cfg.dataset_partition={own.as_posix()}"]
 
 
 def _gather(
