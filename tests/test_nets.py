@@ -241,7 +241,7 @@ def test_stage_one_loss_is_the_masked_mean_square() -> None:
             for n in range(3) for t in range(10) for s in range(17) for c in range(2)
             if net.t1.slots.part[s] == part and hidden[n, t, s]
         ]  # fmt: skip
-        assert float(losses[part]) == pytest.approx(sum(terms) / len(terms), rel=1e-4)
+        assert losses[part].item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
 
 
 @pytest.mark.parametrize("how", ["yes", "last_layer", "no"])
