@@ -308,3 +308,17 @@ def test_bad_input_is_named() -> None:
     for key, value in {"mask": "half", "mask_value": "one", "mask_ratio": 1.0, "decoder": "cnn"}.items():
         with pytest.raises(ValueError, match=str(value)):
             BPMT_T1(skeleton=COCO, **{**SMALL, key: value})
+
+
+def test_two_threads_give_the_same_gradients_every_time() -> None:
+    """The same seed gives the same run: no sum over duplicated indices in the order that threads arrive."""
+    torch.set_num_threads(2)
+    net = make("BPMT", {"dropout": 0.0}).train()
+    pose, mask = walking(32, 12), torch.ones(32, 12, dtype=torch.bool)
+    net.fit(pose, mask)
+    found = []
+    for _ in range(4):
+        net.zero_grad()
+        total(net(pose, mask)).backward()
+        found.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert all(torch.equal(found[0], other) for other in found[1:])

@@ -28,7 +28,7 @@ def _part_order(x: Tensor, *, pairs: list[tuple[int, int]]) -> Tensor:
     q, _, n, t, d = x.shape
     sides = [[2 * i + pair.index(p) for i, pair in enumerate(pairs) if p in pair] for p in range(max(max(pairs)) + 1)]
     order = torch.tensor(sides, device=x.device)  # (p, 4)
-    said = x.reshape(2 * q, n, t, d)[order]  # (p, 4, n, t, d)
+    said = x.reshape(2 * q, n, t, d).index_select(0, order.flatten()).view(*order.shape, n, t, d)  # (p, 4, n, t, d)
     return said.transpose(1, 2).reshape(len(sides), n, order.shape[1] * t, d)
 
 
@@ -151,7 +151,8 @@ class PairEncoder(nn.Module):
         _, n, t, d = features.shape
         if self.part_vectors is not None:
             features = features + self.part_vectors
-        a, b = features[self.first], features[self.second]  # (q, n, t, d)
+        # index_select, not [...]: the gradient of the latter is summed in any order by several threads
+        a, b = features.index_select(0, self.first), features.index_select(0, self.second)  # (q, n, t, d)
         fused = self.cross(torch.cat([a, b], 1), torch.cat([b, a], 1), mask.repeat(2, 1))  # (q, 2 n, t, d)
         z = fused.reshape(-1, 2, n, t, d)
         if self.segments is not None:
