@@ -313,8 +313,8 @@ def test_bad_input_is_named() -> None:
 def test_two_threads_give_the_same_gradients_every_time() -> None:
     """The same seed gives the same run: no sum over duplicated indices in the order that threads arrive."""
     torch.set_num_threads(2)
-    net = make("BPMT", {"dropout": 0.0}).train()
-    pose, mask = walking(32, 12), torch.ones(32, 12, dtype=torch.bool)
+    net = make("BPMT", {"dropout": 0.0, "width": 32, "layers": 1, "max_frames": 30}).train()
+    pose, mask = walking(64, 30), torch.ones(64, 30, dtype=torch.bool)
     net.fit(pose, mask)
     found = []
     for _ in range(4):
