@@ -14,7 +14,7 @@ setup(
     description="Body parts as modalities: gait recognition and action recognition from skeletons",
     long_description=README.read_text("utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     # The two folders lie at the top for people to find and inside the package once installed.
     packages=[*find_packages(include=["bpmt_ext", "bpmt_ext.*"]), "bpmt_ext.configs", "bpmt_ext.datasets"],
     package_dir={"bpmt_ext.configs": "configs", "bpmt_ext.datasets": "datasets"},

@@ -108,7 +108,7 @@ class Slots(nn.Module):
         rows = [(joint, part, place) for part, joints in enumerate(parts) for place, joint in enumerate(joints)]
         for name, column in zip(("joint", "part", "place"), zip(*rows, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(column), persistent=False)
-        self.count, self.parts, self.most = len(rows), len(parts), max(map(len, parts))
+        self.count, self.parts = len(rows), len(parts)
 
 
 class Streams(nn.Module):
