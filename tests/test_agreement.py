@@ -239,6 +239,14 @@ def test_the_table_of_figures_has_no_disagreement(package: str, tmp_path: Path) 
     assert found["host"] == package and {row["part"] for row in found["rows"]} == {
         "transform", "loss", "evaluation", "records", "batch", "sampler"}  # fmt: skip
     assert sum(row["verdict"] == "agrees" for row in found["rows"]) > 50
+    exact = {row["what"].split(":")[0] for row in found["rows"] if row["part"] == "transform" and not row["differs"]}
+    inputs = {"Affine", "GaitGraph_MultiInput", "GaitTR_MultiInput", "HOD_MultiInput", "RescaleCenter",
+              "RandomSelectSequence", "SelectSequenceCenter"}  # fmt: skip
+    assert exact >= {"NormalizeEmpty", "TwoView"} | (inputs if package == "fastposegait" else set())
+    agreed = " ".join(row["what"] for row in found["rows"] if (row["part"], row["verdict"]) == ("evaluation", "agrees"))
+    for name in ("evaluate_Gait3D", "evaluate_indoor_dataset SUSTech1K", "cross_view_gallery", "evaluate_real_scene",
+                 "GREW_submission", "evaluate_CCPG"):  # fmt: skip
+        assert name in agreed
 
 
 def said_by(command: list[str], where: Path) -> str:

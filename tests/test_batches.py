@@ -20,6 +20,7 @@ from bpmt_ext.data.batches import (
     FrameSelection,
     InferenceSampler,
     Loader,
+    RandomTripletSampler,
     TripletSampler,
     inference_loader,
     train_loader,
@@ -92,6 +93,82 @@ def test_common_and_inference_sampler(sequences: SequenceSet) -> None:
     inference = InferenceSampler(sequences, 4)
     assert [inference.at(k).tolist() for k in range(len(inference))] == [
         [0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13]]
+
+
+def test_random_triplet_sampler(sequences: SequenceSet) -> None:
+    """What the host's does: (P, K) evenly among those that fit, the rest other sequences of anybody."""
+    many = SequenceSet([Record(f"p{k // 4}", "nm-01", f"{k % 4}", ()) for k in range(24)])
+    sampler = RandomTripletSampler(many, 13, P_max=6, K_max=4, seed=3)
+    assert sampler.pairs == [(3, 4), (4, 3), (5, 2), (6, 2)]  # 2 x 6 has too many of each
+    met, own = dict.fromkeys(sampler.pairs, 0), 0
+    for iteration in range(800):
+        batch = sampler.at(iteration)
+        assert len(set(batch)) == len(batch) == sampler.batch_size == 13
+        assert np.array_equal(batch, RandomTripletSampler(many, 13, P_max=6, K_max=4, seed=3).at(iteration))
+        labels = many.labels[batch].tolist()
+        fits = [(p, k) for p, k in sampler.pairs
+                if labels[:p * k] == [x for x in labels[:p * k:k] for _ in range(k)] and len(set(labels[:p * k])) == p]
+        met[fits[-1]] += 1  # (6, 2) also looks like (5, 2) with two of one label behind
+        if fits == [(4, 3)]:
+            own += labels[12] in labels[:12]
+    assert 160 < met[3, 4] < 240 and 160 < met[4, 3] < 240
+    assert 0.2 < own / met[4, 3] < 0.47  # 4 of the 12 left over belong to the four labels
+    shuffled = RandomTripletSampler(many, 13, 6, 4, True, seed=3)
+    assert sorted(shuffled.at(2)) == sorted(sampler.at(2)) and shuffled.at(2).tolist() != sampler.at(2).tolist()
+    assert RandomTripletSampler(many, 128, P_max=74, K_max=110).pairs[-1] == (6, 21)  # no more labels than there are
+    short = RandomTripletSampler(sequences, 7, seed=0)  # labels of 1, 2, 5 and 6 sequences
+    assert short.pairs == [(2, 3), (3, 2)] and all(len(short.at(k)) == 7 for k in range(50))
+    with pytest.raises(UserError, match="cannot be made of 2 to 2 labels with 2 to 3 sequences of each"):
+        RandomTripletSampler(sequences, 9, P_max=2, K_max=3)
+
+
+def test_repeat_lists_a_type_several_times(sequences: SequenceSet) -> None:
+    """Types 0 and 1 take turns; label d has three of each, label b one of each."""
+    repeat = {"type1": 3}
+    common = CommonSampler(sequences, 20, repeat=repeat)  # 8 + 3 * 6 are listed
+    counted = np.bincount(np.concatenate([common.at(k) for k in range(300)]), minlength=14)
+    odd = np.array([kind == "type1" for kind in sequences.types])
+    assert counted[odd].mean() / counted[~odd].mean() == pytest.approx(3, rel=0.05) and len(common.listed) == 26
+    assert max(np.bincount(common.at(0))) <= 3
+    triplets = TripletSampler(sequences, [1, 4], repeat=repeat)
+    drawn = [triplets.at(k) for k in range(600)]
+    of_d = np.concatenate([batch for batch in drawn if sequences.labels[batch[0]] == 3])
+    assert np.mean([sequences.types[i] == "type1" for i in of_d]) == pytest.approx(0.75, abs=0.04)
+    assert RandomTripletSampler(sequences, 6, repeat=repeat).listed.tolist() == common.listed.tolist()
+    (batch,) = train_loader(sequences, {**TRAIN, "repeat": {"type": 1, "type1": 2}}, None, seed=0, start=0, stop=1)
+    assert len(batch) == 6
+    with pytest.raises(UserError, match=r"sampler.repeat.bg: no training sequence has a type that begins so; .*type0"):
+        CommonSampler(sequences, 3, repeat={"bg": 3})
+    with pytest.raises(UserError, match=r"sampler.repeat.type1 is 0; give a whole number"):
+        TripletSampler(sequences, [1, 1], repeat={"type1": 0})
+
+
+@pytest.mark.parametrize("sampler", [{"type": "CommonSampler", "batch_size": [6]},
+                                     {"type": "RandomTripletSampler", "batch_size": 6, "P_max": 3, "K_max": None}])
+def test_samplers_by_their_settings(sequences: SequenceSet, sampler: dict) -> None:
+    (batch,) = train_loader(sequences, {**TRAIN, **sampler}, None, seed=0, start=3, stop=4)
+    assert len(batch) == 6 and set(batch.index.tolist()) <= set(range(14))
+    (again,) = inference_loader(sequences, {**TEST, "batch_size": [14]}, None)
+    assert again.index.tolist() == list(range(14))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_transforming_on_the_device_changes_nothing(sequences: SequenceSet, workers: int) -> None:
+    chain = build_transform([*CHAIN, {"type": "RandomSelectSequence", "sequence_length": 3}])
+    cpu = torch.device("cpu")
+    for make in (lambda **k: train_loader(sequences, TRAIN, chain, seed=5, start=0, stop=3, num_workers=workers, **k),
+                 lambda **k: inference_loader(sequences, TEST, chain, num_workers=workers, **k)):
+        there = make(device=cpu)
+        assert there.batches.transform is None, "the workers hand over raw frames"
+        assert all(equal(a, b) for a, b in zip(make(), there, strict=True))
+
+
+def test_a_batch_in_shares(sequences: SequenceSet) -> None:
+    (batch,) = train_loader(sequences, TRAIN, None, seed=2, start=4, stop=5)
+    shares = batch.shares(3)
+    assert [share.names for share in shares] == [batch.names[k:k + 2] for k in (0, 2, 4)]
+    assert torch.equal(torch.cat([share.pose for share in shares]), batch.pose)
+    assert [share.key.tolist() for share in shares] == batch.key.reshape(3, 2).tolist()
 
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=5)
@@ -301,8 +378,8 @@ def test_sampler_faults(sequences: SequenceSet, changes: dict[str, object], opti
 def test_inference_faults(sequences: SequenceSet) -> None:
     with pytest.raises(UserError, match=r"evaluator_cfg.sampler.type 'TripletSampler'"):
         inference_loader(sequences, TRAIN, None)
-    with pytest.raises(UserError, match=r"evaluator_cfg.sampler.batch_size is \[4\]"):
-        inference_loader(sequences, {**TEST, "batch_size": [4]}, None)
+    with pytest.raises(UserError, match=r"evaluator_cfg.sampler.batch_size is \[4, 4\]"):
+        inference_loader(sequences, {**TEST, "batch_size": [4, 4]}, None)
     for make in (inference_loader, lambda s, c, t: train_loader(s, TRAIN, t, seed=0, start=0, stop=1)):
         with pytest.raises(UserError, match="empty"):
             make(SequenceSet([]), TEST, None)

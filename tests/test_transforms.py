@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from bpmt_ext.data import transforms as T
+from bpmt_ext.data.batches import Batch, transformed
 from bpmt_ext.data.transforms import TRANSFORMS, build_transform
 from bpmt_ext.draws import Draws
 from bpmt_ext.errors import UserError
@@ -25,12 +31,20 @@ FLAT_CASES: dict[str, Callable[[], T.Transform]] = {
     "MirrorSkeleton": T.MirrorSkeleton, "FlipSequence": T.FlipSequence, "PointNoise": T.PointNoise,
     "JointNoise": T.JointNoise, "RandomMove": T.RandomMove, "RandomScale": T.RandomScale,
     "Compose": lambda: T.Compose([T.FillMissing(), T.PointNoise(), T.RescaleCenter(), T.FlipSequence()]),
+    "Affine": T.Affine, "AffineExact": T.AffineExact, "GaitTR_MultiInput": T.GaitTR_MultiInput,
+    "GaitGraph_MultiInput": T.GaitGraph_MultiInput, "GaitGraphInput": T.GaitGraphInput,
+    "HOD_MultiInput": T.HOD_MultiInput, "RandomSelectSequence": lambda: T.RandomSelectSequence(3),
+    "SelectSequenceCenter": lambda: T.SelectSequenceCenter(5),
+    "ScaleCoordinates": T.ScaleCoordinates, "ScaleByLowest": lambda: T.ScaleCoordinates("lowest"),
+    "TwoView": lambda: T.TwoView([T.PointNoise(1.0), T.FlipSequence(), T.GaitTR_MultiInput()]),
 }
 DEEP_CASES: dict[str, Callable[[], T.Transform]] = {
     "HipHeading": T.HipHeading, "RandomYaw": T.RandomYaw,
     "MirrorSkeleton3": lambda: T.MirrorSkeleton(center="hip", joint_format="kinect20"),
     "FillMissing3": lambda: T.FillMissing("kinect20"), "RescaleCenter3": lambda: T.RescaleCenter("hip", 1, "kinect20"),
-    "RandomMove3": lambda: T.RandomMove([1, 2, 3]),
+    "RandomMove3": lambda: T.RandomMove([1, 2, 3]), "NormalizeEmpty3": lambda: T.NormalizeEmpty("kinect20"),
+    "GaitTR_MultiInput3": lambda: T.GaitTR_MultiInput("kinect20"), "HOD_MultiInput3": lambda: T.HOD_MultiInput("ucla"),
+    "GaitGraph_MultiInput3": lambda: T.GaitGraph_MultiInput("kinect20"),
 }
 CASES = {**FLAT_CASES, **DEEP_CASES}
 
@@ -52,7 +66,8 @@ def sample(name: str, **options: object) -> tuple[T.Transform, Tensor, Tensor, D
 
 
 def test_every_transform_is_among_the_cases() -> None:
-    assert {type(make()).__name__ for make in CASES.values()} == set(TRANSFORMS)
+    drawn = {name for name, made in TRANSFORMS.items() if made.__module__ == "bpmt_ext.data.maps"}  # test_maps.py
+    assert {type(make()).__name__ for make in CASES.values()} == set(TRANSFORMS) - drawn
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -60,10 +75,11 @@ def test_pure_dtype_kept_finite_and_repeatable(name: str) -> None:
     transform, pose, mask, draws = sample(name, lost=0.2)
     pose[0, 2] = 0  # a frame without any joint
     for dtype in (torch.float64, torch.float32):
-        given_, before = pose.to(dtype), pose.to(dtype).clone()
-        out = transform(given_, mask, draws)
-        assert out.dtype == dtype and out.shape == pose.shape and torch.isfinite(out).all()
-        assert torch.equal(given_, before)
+        given_, before, unmasked = pose.to(dtype), pose.to(dtype).clone(), mask.clone()
+        out, real = transform.reframe(given_, mask, draws)
+        assert out.dtype == dtype and real.dtype == torch.bool and torch.isfinite(out).all()
+        assert out.shape[:3] == (*real.shape, pose.shape[2]) and (transform.reframes or torch.equal(real, mask))
+        assert torch.equal(given_, before) and torch.equal(mask, unmasked)
         assert torch.equal(out, transform(given_, mask, Draws(draws.keys.clone())))
 
 
@@ -73,10 +89,10 @@ def test_alone_and_in_a_padded_batch_the_same(name: str) -> None:
     for seed in range(4):  # random ones choose sometimes so, sometimes otherwise
         transform, pose, mask, draws = sample(name, seed=seed, lost=0.2)
         pose = torch.where(mask[..., None, None], pose, pose.flip(1) + seed).float()  # whatever the padding holds
-        padded = transform(pose, mask, draws)
+        padded, real = transform.reframe(pose, mask, draws)
         for i, t in enumerate(mask.sum(1).tolist()):
-            alone = transform(pose[i:i + 1, :t], mask[i:i + 1, :t], Draws(draws.keys[i:i + 1]))
-            assert torch.equal(alone[0], padded[i, :t])
+            alone, all_of_it = transform.reframe(pose[i:i + 1, :t], mask[i:i + 1, :t], Draws(draws.keys[i:i + 1]))
+            assert all_of_it.all() and torch.equal(alone[0], padded[i, real[i]])
 
 
 @pytest.mark.parametrize("name", [n for n, make in CASES.items() if make().random])
@@ -115,15 +131,95 @@ def test_frames_without_height_become_zero() -> None:
     assert not out[..., :2].any() and (out[..., 2] == 0.5).all()
 
 
-def test_normalize_empty_takes_the_frame_as_it_came() -> None:
-    pose, mask, _ = batch(17, 3, [3])
-    pose[0, 0, 4, 0] = pose[0, 1, 2, 0] = pose[0, 1, 3, 0] = 0
-    out = T.NormalizeEmpty()(pose, mask)
-    for t, joints in ((0, [4]), (1, [2, 3])):
-        mean = sum(pose[0, t, v, :2] for v in range(17)) / 17
-        for v in range(17):
-            expected = torch.cat([mean, mean.new_zeros(1)]) if v in joints else pose[0, t, v]
-            torch.testing.assert_close(out[0, t, v], expected)
+def test_affine_against_the_published_vectors() -> None:
+    mask, rows = torch.ones(1, 5, dtype=torch.bool), {"Affine": (22753.44009463, 1883.41280571)}
+    rows["Affine RescaleCenter"] = (3036.59413409, 752.82360164)
+    for names, (total, norm) in rows.items():
+        out = build_transform([{"type": name} for name in names.split()])(vector(), mask)
+        assert out.sum().item() == pytest.approx(total, rel=1e-9) and out.norm().item() == pytest.approx(norm, rel=1e-9)
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["coco17", "openpose18", "penn13"]))
+@hypothesis_settings(max_examples=20, deadline=None)
+def test_affine_exact_is_a_rotation_and_affine_is_not(seed: int, name: str) -> None:
+    skeleton = get_skeleton(name)
+    pose, mask, _ = batch(skeleton.num_joints, 3, [4, 2], seed)
+    pose[0, 0, [*skeleton.neck, *skeleton.hip], 1] = 3.5  # a level spine is left as it is
+    out, bent = T.AffineExact(name)(pose, mask), T.Affine(name)(pose, mask)
+    neck, hip = (out[:, :, list(joints), :2].mean(2) for joints in (skeleton.neck, skeleton.hip))
+    before = pose[:, :, list(skeleton.neck), :2].mean(2)
+    torch.testing.assert_close(neck, before)
+    upright = (neck - hip)[..., 0].abs()
+    assert upright.flatten()[1:].max() < 1e-9
+    torch.testing.assert_close(out[0, 0], pose[0, 0])
+    apart = [torch.cdist(p[..., :2].flatten(0, 1), p[..., :2].flatten(0, 1)) for p in (pose, out, bent)]
+    torch.testing.assert_close(apart[1], apart[0])
+    assert (apart[2] - apart[0]).abs().max() > 1e-3
+    torch.testing.assert_close(bent[..., 0], out[..., 0])  # the host's x is right, its y is not
+    assert torch.equal(out[..., 2], pose[..., 2])
+
+
+def test_the_head_is_the_middle_of_the_eyes_where_there_are_eyes() -> None:
+    for name, head in (("coco17", [1, 2]), ("openpose18", [14, 15]), ("penn13", [0])):
+        pose, mask, _ = batch(get_skeleton(name).num_joints, 3, [3])
+        out = T.RescaleCenter("head", joint_format=name)(pose, mask)
+        assert out[:, :, head, :2].mean(2).abs().max() < 1e-9
+    assert T.RescaleCenter("None", joint_format=name)(pose, mask) is pose  # the host's way to switch it off
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 0.9]), st.booleans())
+@hypothesis_settings(max_examples=20, deadline=None)
+def test_normalize_empty_replaces_one_joint_after_the_other(seed: int, lost: float, deep: bool) -> None:
+    name, d = ("kinect20", 3) if deep else ("coco17", 2)
+    pose, mask, _ = batch(20 if deep else 17, d + 1, [5], seed)
+    pose[..., 0][torch.rand(pose.shape[:3], generator=torch.Generator().manual_seed(seed)) < lost] = 0  # y stays
+    expected = pose.clone()
+    for t in range(5):
+        for v in range(pose.shape[2]):
+            if pose[0, t, v, 0] == 0:
+                expected[0, t, v, :d] = expected[0, t, :, :d].mean(0)
+                expected[0, t, v, d:] = 0
+    torch.testing.assert_close(T.NormalizeEmpty(name)(pose, mask), expected, rtol=1e-12, atol=1e-12)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 9), st.integers(0, 99))
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_windows_lie_where_they_should(lengths: list[int], size: int, seed: int) -> None:
+    pose, mask, draws = batch(17, 3, lengths, seed)
+    pose[..., 0] = torch.arange(pose.shape[1])[:, None]  # the number of the frame
+    for transform in (T.RandomSelectSequence(size), T.SelectSequenceCenter(size)):
+        out, real = transform.reframe(pose, mask, draws)
+        assert real.all() and real.shape == (len(lengths), size)
+        for frames, t in zip(out[:, :, 0, 0].long().tolist(), lengths, strict=True):
+            assert frames == [(frames[0] + k) % t for k in range(size)]
+            if t > size and transform.random:
+                assert frames[0] < t - size
+            if t >= size and not transform.random:
+                assert frames[0] == (t - size) // 2
+            if t == size:
+                assert frames[0] == 0
+
+
+def test_every_window_start_is_as_likely_but_the_last() -> None:
+    pose = torch.arange(10.0).reshape(1, 10, 1, 1).expand(4000, -1, 17, 3)
+    out = T.RandomSelectSequence(6)(pose, torch.ones(4000, 10, dtype=torch.bool), Draws.at(0, 0, range(4000)))
+    share = torch.bincount(out[:, 0, 0, 0].long(), minlength=10) / 4000
+    torch.testing.assert_close(share, torch.tensor([0.25] * 4 + [0.0] * 6), rtol=0, atol=0.03)
+
+
+def test_two_views_are_the_chain_twice() -> None:
+    pose, mask, draws = batch(17, 3, [8, 5])
+    steps = [{"type": "FlipSequence"}, {"type": "PointNoise", "std": 1}, {"type": "SkeletonInput"}]
+    out, real = build_transform([{"type": "TwoView", "trf_cfg": steps}]).reframe(pose, mask, draws)
+    chain = build_transform(steps)
+    for view, half in enumerate(out.chunk(2, 1)):
+        assert torch.equal(half, chain(pose, mask, draws.split(0).split(view)))
+    assert torch.equal(real, mask.repeat(1, 2)) and not torch.equal(*out.chunk(2, 1))
+    cut = T.TwoView([{"type": "SelectSequenceCenter", "sequence_length": 6}])  # nothing random: no draws needed
+    out, real = cut.reframe(pose, mask)
+    assert out.shape[1] == 12 and real.all() and torch.equal(*out.chunk(2, 1))
+    deep, deep_mask, deep_draws = batch(20, 3, [4])
+    build_transform([{"type": "TwoView", "trf_cfg": [{"type": "JointNoise"}]}], KINECT)(deep, deep_mask, deep_draws)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.7, 0.95]), st.sampled_from([(17, 3), (17, 2), (20, 3)]))
@@ -294,6 +390,77 @@ def test_build_transform_reads_both_forms() -> None:
     build_transform([{"type": "FillMissing"}], KINECT)(deep, deep_mask, None)  # the data's skeleton, unless named
 
 
+class Drawn(T.Transform):
+    """Something with more axes than a pose, and with rubbish where there is padding."""
+
+    def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
+        return pose[..., None].expand(-1, -1, -1, -1, 4) + 100.0 * ~mask[..., None, None, None]
+
+
+def test_a_loaders_padding_repeats_the_last_real_frame_of_each_view() -> None:
+    pose, mask, draws = batch(17, 3, [8, 5, 1])
+    names = ("a",) * 3
+    given_ = Batch(pose, mask, torch.zeros(3), names, names, names, torch.arange(3), draws.keys)
+    steps: list[T.Transform] = [T.PointNoise(1.0), Drawn()]
+    for views, chain in ((1, T.Compose(steps)), (2, T.Compose([T.TwoView(steps)]))):
+        out = transformed(given_, chain)
+        assert out.pose.shape == (3, 8 * views, 17, 3, 4) and torch.equal(out.mask, mask.repeat(1, views))
+        raw = chain(pose, mask, draws.split("transform"))
+        for half, raw_half in zip(out.pose.chunk(views, 1), raw.chunk(views, 1), strict=True):
+            for row, made, t in zip(half, raw_half, (8, 5, 1), strict=True):
+                assert torch.equal(row[:t], made[:t]) and torch.equal(row[t:], made[t - 1:t].expand_as(row[t:]))
+    window = transformed(given_, T.Compose([T.SelectSequenceCenter(6)]))
+    assert window.pose.shape == (3, 6, 17, 3) and window.mask.shape == (3, 6) and window.mask.all()
+
+
+# Each form of `transform:` in FastPoseGait's configs, with the joint format of the data.
+NOISY = [{"type": "PointNoise", "std": 0.05}, {"type": "JointNoise", "std": 0.2}, {"type": "SkeletonInput"}]
+SWAPPED = {"type": "InversePosesPre", "probability": 0.1, "joint_format": "alphapose"}
+HOST_CHAINS: list[tuple[str, list[dict[str, Any]], tuple[int, int]]] = [
+    ("coco", [{"type": "TwoView", "trf_cfg": [
+        {"type": "RandomSelectSequence", "sequence_length": 9}, *NOISY]}], (18, 3)),
+    ("alphapose", [{"type": "Compose", "trf_cfg": [
+        {"type": "NormalizeEmpty"}, {"type": "FlipSequence", "probability": 0.5}, SWAPPED, *NOISY[:2],
+        {"type": "RandomMove", "random_r": [3, 1]}, {"type": "GaitGraph_MultiInput", "joint_format": "alphapose"},
+    ]}], (12, 15)),
+    ("coco", [{"type": "GaitGraph_MultiInput"}], (12, 15)),
+    ("alphapose", [{"type": "Compose", "trf_cfg": [
+        SWAPPED, {"type": "GaitTR_MultiInput", "joint_format": "alphapose"}, {"type": "SkeletonInput"}]}], (12, 10)),
+    ("coco", [{"type": "Compose", "trf_cfg": [
+        {"type": "Affine"}, {"type": "RescaleCenter"}, {"type": "HOD_MultiInput"}, {"type": "SkeletonInput"},
+    ]}], (12, 6)),
+    ("coco", [{"type": "Compose", "trf_cfg": [
+        {"type": "SelectSequenceCenter", "sequence_length": 17}, {"type": "SkeletonInput"}]}], (17, 3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("joint_format", "cfg", "expected"), HOST_CHAINS)
+def test_chains_as_fastposegait_writes_them(joint_format: str, cfg: Any, expected: tuple[int, int]) -> None:
+    skeleton = get_skeleton(joint_format)
+    pose, mask, draws = batch(skeleton.num_joints, 3, [12, 7], lost=0.1)
+    out, real = build_transform(cfg, skeleton).reframe(pose, mask, draws)
+    assert out.shape == (2, expected[0], skeleton.num_joints, expected[1]) and real.shape == out.shape[:2]
+    assert torch.isfinite(out).all()
+
+
+def test_every_chain_of_a_fastposegait_checkout() -> None:
+    """Only where there is a checkout: FASTPOSEGAIT_HOME."""
+    paths = sorted(Path(os.environ.get("FASTPOSEGAIT_HOME", "nowhere")).glob("configs/**/*.yaml"))
+    for path in (path for path in paths if "gaitheat" not in path.parts):
+        cfg = yaml.safe_load(path.read_text())
+        skeleton = get_skeleton(cfg.get("model_cfg", {}).get("joint_format", "coco"))
+        for section in ("trainer_cfg", "evaluator_cfg"):
+            pose, mask, draws = batch(skeleton.num_joints, 3, [70, 40], lost=0.05)
+            out, real = build_transform(cfg[section]["transform"], skeleton).reframe(pose, mask, draws)
+            assert out.shape[:2] == real.shape and torch.isfinite(out).all(), (path, section)
+
+
+def test_parameters_that_the_hosts_drop_are_dropped_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        build_transform([{"type": "Affine", "fi": 3}, {"type": "MirrorPoses", "joint_format": "coco"}])
+    assert "transform Affine: fi: 3 has no effect" in caplog.text and "MirrorPoses: joint_format" in caplog.text
+
+
 @pytest.mark.parametrize(("cfg", "message"), [
     ([{"type": "RescaleCentre"}], r"'RescaleCentre' is unknown.*'RescaleCenter'"),
     ([{"type": "RescaleCenter", "centre": "neck"}], r"RescaleCenter has no parameter 'centre'.*'center'"),
@@ -306,6 +473,14 @@ def test_build_transform_reads_both_forms() -> None:
     ([{"type": "RandomScale", "low": 2, "high": 1}], r"RandomScale: high is 1"),
     ([{"type": "HipHeading", "joint_format": "coco17"}], r"HipHeading needs three coordinates"),
     ([{"type": "HipHeading", "smooth": 4}], r"smooth is 4; give an odd number"),
+    ([{"type": "Affine", "joint_format": "kinect20"}], r"Affine turns poses in the picture plane.*3 coordinates.*Hip"),
+    ([{"type": "AffineExact", "fi": 3}], r"AffineExact has no parameter 'fi'"),
+    ([{"type": "SelectSequenceCenter", "sequence_length": 0}], r"SelectSequenceCenter: sequence_length is 0"),
+    ([{"type": "RandomSelectSequence", "sequence_length": 2.5}], r"sequence_length is 2.5; give a whole number"),
+    ([{"type": "TwoView", "trf_cfg": [{"type": "TwoView"}]}], r"TwoView holds another TwoView"),
+    ([{"type": "TwoView", "trf_cfg": [{"type": "PointNoice"}]}], r"'PointNoice' is unknown.*'PointNoise'"),
+    ([{"type": "TwoView"}, {"type": "SkeletonInput"}, {"type": "GaitTR_MultiInput"}],
+     r"TwoView is followed by .*; put that under its trf_cfg"),
     ([{"type": "RescaleCenter", "joint_format": "coco71"}], r"coco"),
     ([{"center": "neck"}], r"no entry of the form"),
     (["RescaleCenter"], r"no entry of the form"),

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from host_agreement import Host, apart, unequal
 
-from bpmt_ext.data.batches import CommonSampler, InferenceSampler, TripletSampler, inference_loader
+from bpmt_ext.data.batches import (
+    CommonSampler,
+    InferenceSampler,
+    RandomTripletSampler,
+    TripletSampler,
+    inference_loader,
+)
 from bpmt_ext.data.pickles import read_pickle, write_pickle
 from bpmt_ext.data.sequences import SequenceSet, load_splits
 from bpmt_ext.metrics.protocols import evaluate
@@ -152,6 +158,13 @@ def samplers(host: Host, folder: Path) -> None:
     runs = [[ours.labels[i] for i in side] for side in (batch, mine)]
     breaks = [sum(a != b for a, b in zip(side, side[1:], strict=False)) for side in runs]
     host.add("sampler", "TripletSampler, everybody: changes of label", {"count": float(abs(breaks[0] - breaks[1]))})
+    for size, most, each in ((13, 6, 4), (128, 74, 110), (7, None, None)):
+        if hasattr(made, "RandomTripletSampler"):
+            listed = made.RandomTripletSampler(theirs, size, most, each).comb_list
+            mine = [(p, k, size - p * k) for p, k in RandomTripletSampler(ours, size, most, each).pairs]
+            listed = [tuple(pair) for pair in listed if pair[0] <= len(ours.label_set)]  # more labels than there are
+            what = f"RandomTripletSampler {size}, P_max {most}, K_max {each}: labels, of each, others"
+            host.add("sampler", what, {"count": unequal(listed, mine)})
     batch = next(iter(made.CommonSampler(theirs, len(ours), False)))
     mine = CommonSampler(ours, len(ours)).at(0).tolist()
     host.add("sampler", "CommonSampler, everybody: the sequences", {"count": unequal(sorted(batch), sorted(mine))})

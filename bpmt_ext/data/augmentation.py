@@ -79,7 +79,7 @@ class MirrorSkeleton(OnSkeleton):
 
 
 class FlipSequence(Transform):
-    """Per sequence, with this probability: the real frames backwards; padding stays behind them."""
+    """Per sequence, with this probability: the real frames backwards (the host's); padding stays behind them."""
 
     random = True
 
@@ -93,11 +93,11 @@ class FlipSequence(Transform):
 
 
 class PointNoise(Transform):
-    """Adds normal noise to every entry, confidence included (as the host does)."""
+    """Adds normal noise to every entry, confidence included (the host's)."""
 
     random = True
 
-    def __init__(self, std: float = 0.15) -> None:
+    def __init__(self, std: float = 0.01) -> None:
         self.std = number(self, "std", std, 0)
 
     def apply(self, pose: Tensor, mask: Tensor, draws: Draws) -> Tensor:
@@ -105,11 +105,11 @@ class PointNoise(Transform):
 
 
 class JointNoise(OnSkeleton):
-    """Adds normal noise to every joint's coordinates, the same in all frames of a sequence."""
+    """Adds normal noise to every joint's coordinates, the same in all frames of a sequence (the host's)."""
 
     random = True
 
-    def __init__(self, std: float = 0.15, joint_format: str | Skeleton = "coco17") -> None:
+    def __init__(self, std: float = 0.25, joint_format: str | Skeleton = "coco17") -> None:
         super().__init__(joint_format)
         self.std = number(self, "std", std, 0)
 
@@ -120,7 +120,7 @@ class JointNoise(OnSkeleton):
 
 
 class RandomMove(Transform):
-    """Shifts a sequence as a whole: coordinate i by a uniform amount in [-random_r[i], random_r[i])."""
+    """Shifts a sequence as a whole: coordinate i by a uniform amount in [-random_r[i], random_r[i]) (the host's)."""
 
     random = True
 
@@ -165,3 +165,47 @@ class RandomYaw(OnSkeleton):
         place, rest = self.divide(pose)
         angle = draws.uniform(low=-self.angle, high=self.angle).to(pose.dtype)[:, None, None]
         return torch.cat([turn(place, angle.cos(), angle.sin()), rest], -1)
+
+
+class _Window(Transform):
+    """Base of those that keep `sequence_length` frames in a row of every sequence: nothing of the result is padding.
+
+    A shorter sequence, for which the hosts' transforms fail or keep next to nothing, is repeated as often as it takes,
+    as sample_type fixed_ordered does; one of that length is kept as a whole.
+    """
+
+    reframes = True
+
+    def __init__(self, sequence_length: int = 10) -> None:
+        self.size = int(number(self, "sequence_length", sequence_length, 1))
+        if self.size != sequence_length:
+            raise UserError(f"transform {type(self).__name__}: sequence_length is {sequence_length}; "
+                            "give a whole number of frames")
+
+    def start(self, length: Tensor, tiled: Tensor, draws: Draws) -> Tensor:
+        """The first frame (n,) of sequences of that length (n,), repeated to `tiled` frames (n,)."""
+        raise NotImplementedError
+
+    def apply_frames(self, pose: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        length = mask.sum(1)
+        start = self.start(length, length * -(-self.size // length), draws)
+        frame = (start[:, None] + torch.arange(self.size, device=pose.device)) % length[:, None]
+        rows = torch.arange(len(pose), device=pose.device)[:, None]
+        return pose[rows, frame], torch.ones_like(frame, dtype=torch.bool)
+
+
+class RandomSelectSequence(_Window):
+    """`sequence_length` frames in a row from a uniform start in [0, t - sequence_length) (the host's: the last window
+    is never taken); of a shorter sequence from any start that its repetition allows."""
+
+    random = True
+
+    def start(self, length: Tensor, tiled: Tensor, draws: Draws) -> Tensor:
+        return draws.integers(tiled - self.size + (length <= self.size))
+
+
+class SelectSequenceCenter(_Window):
+    """The `sequence_length` frames in the middle, the earlier ones where there are two middles (the host's)."""
+
+    def start(self, length: Tensor, tiled: Tensor, draws: None) -> Tensor:
+        return (tiled - self.size) // 2

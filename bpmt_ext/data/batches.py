@@ -8,22 +8,36 @@ selection and their keys are the host's (host_contract.md section 4); a batch dr
 from __future__ import annotations
 
 import difflib
-import math
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bpmt_ext.data.samplers import (
+    SAMPLERS,
+    CommonSampler,
+    InferenceSampler,
+    RandomTripletSampler,
+    Sampler,
+    TripletSampler,
+    build_sampler,
+    count,
+)
 from bpmt_ext.data.sequences import SequenceSet
 from bpmt_ext.data.transforms import Compose
 from bpmt_ext.draws import Draws
 from bpmt_ext.errors import UserError
+
+__all__ = [
+    "SAMPLERS", "Batch", "CommonSampler", "FrameSelection", "InferenceSampler", "Loader", "RandomTripletSampler",
+    "TripletSampler", "inference_loader", "train_loader", "transformed",
+]  # fmt: skip
 
 SAMPLE_TYPES = tuple(f"{kind}_{order}" for kind in ("fixed", "unfixed", "all")
                      for order in ("ordered", "unordered", "allordered"))
@@ -33,8 +47,9 @@ SAMPLE_TYPES = tuple(f"{kind}_{order}" for kind in ("fixed", "unfixed", "all")
 class Batch:
     """n sequences. Padded frames repeat the sequence's last real frame; mask is False there.
 
-    pose (n, t, v, c) float32, mask (n, t) bool, label (n,) int64 into the set's label_set, types, views and names of
-    the sequences, index (n,) int64 into the SequenceSet, key (n,) int64: `Draws(key)` for whoever needs randomness.
+    pose (n, t, v, c) float32, or with the axes that a transform gives it behind n and t, mask (n, t) bool, label (n,)
+    int64 into the set's label_set, types, views and names of the sequences, index (n,) int64 into the SequenceSet, key
+    (n,) int64: `Draws(key)` for whoever needs randomness.
     """
 
     pose: Tensor
@@ -56,86 +71,15 @@ class Batch:
         """The same batch with its tensors on `device`."""
         return self._each(lambda x: x.to(device, non_blocking=non_blocking))
 
+    def shares(self, count: int) -> list[Batch]:
+        """The batch in `count` equal parts, in its order."""
+        size = len(self) // count
+        rows = [slice(k * size, (k + 1) * size) for k in range(count)]
+        return [type(self)(**{name: x[r] for name, x in vars(self).items()}) for r in rows]
+
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
         return self._each(lambda x: x.pin_memory())
-
-
-class Sampler(Protocol):
-    """What a loader asks: which sequences make up the global batch of an iteration."""
-
-    def at(self, iteration: int) -> np.ndarray: ...
-
-
-def _count(value: Any, key: str, low: int = 1) -> int:
-    """`value` as an integer of at least `low`, or a UserError that names the key."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(f"{key} is {value!r}; give a whole number of at least {low}")
-    return value
-
-
-def _generator(seed: int, iteration: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed % 2**63, iteration]))
-
-
-class TripletSampler:
-    """P labels without repetition and K sequences of each: batch_size = [P, K].
-
-    A label with fewer than K sequences gives them with repetition. batch_shuffle permutes the batch, which is otherwise
-    ordered by label.
-    """
-
-    def __init__(self, sequences: SequenceSet, batch_size: Sequence[int], batch_shuffle: bool = False, seed: int = 0,
-                 section: str = "trainer_cfg") -> None:
-        key = f"{section}.sampler.batch_size"
-        if isinstance(batch_size, (str, int)) or not isinstance(batch_size, Sequence) or len(batch_size) != 2:
-            raise UserError(f"{key} is {batch_size!r}; TripletSampler takes [labels, sequences of each]: [8, 16]")
-        self.labels, self.each = (_count(x, key) for x in batch_size)
-        self.groups = [indices for indices in sequences.indices_by_label if len(indices)]
-        if self.labels > len(self.groups):
-            raise UserError(f"{key} asks for {self.labels} labels a batch, the training set has {len(self.groups)}; "
-                            f"lower its first number to at most {len(self.groups)}")
-        self.batch_size = self.labels * self.each
-        self.batch_shuffle, self.seed = batch_shuffle, seed
-
-    def at(self, iteration: int) -> np.ndarray:
-        """(P * K,) int64 indices into the SequenceSet."""
-        generator = _generator(self.seed, iteration)
-        chosen = generator.choice(len(self.groups), self.labels, replace=False)
-        drawn = [generator.choice(group, self.each, replace=len(group) < self.each)
-                 for group in (self.groups[k] for k in chosen)]
-        batch = np.concatenate(drawn)
-        return generator.permutation(batch) if self.batch_shuffle else batch
-
-
-class CommonSampler:
-    """batch_size sequences of the whole set, without repetition."""
-
-    def __init__(self, sequences: SequenceSet, batch_size: int, seed: int = 0, section: str = "trainer_cfg") -> None:
-        key = f"{section}.sampler.batch_size"
-        self.batch_size, self.seed, self.total = _count(batch_size, key), seed, len(sequences)
-        if self.batch_size > self.total:
-            raise UserError(f"{key} asks for {batch_size} sequences, the training set has {self.total}; "
-                            f"lower it to at most {self.total}")
-
-    def at(self, iteration: int) -> np.ndarray:
-        """(batch_size,) int64 indices into the SequenceSet."""
-        return _generator(self.seed, iteration).choice(self.total, self.batch_size, replace=False)
-
-
-class InferenceSampler:
-    """Every sequence once, in the order of the set; the last batch may be smaller. len() is the number of batches."""
-
-    def __init__(self, sequences: SequenceSet, batch_size: int, section: str = "evaluator_cfg") -> None:
-        self.batch_size, self.total = _count(batch_size, f"{section}.sampler.batch_size"), len(sequences)
-
-    def __len__(self) -> int:
-        return math.ceil(self.total / self.batch_size)
-
-    def at(self, iteration: int) -> np.ndarray:
-        """(batch_size or fewer,) int64 indices into the SequenceSet."""
-        start = iteration * self.batch_size
-        return np.arange(start, min(start + self.batch_size, self.total))
 
 
 class FrameSelection:
@@ -158,11 +102,11 @@ class FrameSelection:
         self.kind, self.order = sample_type.split("_")
         low, high = (frames_num_fixed,) * 2 if self.kind == "fixed" else (frames_num_min, frames_num_max)
         names = ("frames_num_fixed",) * 2 if self.kind == "fixed" else ("frames_num_min", "frames_num_max")
-        self.low, self.high = _count(low, f"{where}.{names[0]}"), _count(high, f"{where}.{names[1]}")
+        self.low, self.high = count(low, f"{where}.{names[0]}"), count(high, f"{where}.{names[1]}")
         if self.low > self.high:
             raise UserError(f"{where}: frames_num_min {low} is above frames_num_max {high}; exchange them")
-        self.skip = _count(frames_skip_num, f"{where}.frames_skip_num", 0)
-        self.limit = None if frames_all_limit is None else _count(frames_all_limit, f"{where}.frames_all_limit")
+        self.skip = count(frames_skip_num, f"{where}.frames_skip_num", 0)
+        self.limit = None if frames_all_limit is None else count(frames_all_limit, f"{where}.frames_all_limit")
 
     def select(self, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """lengths (n,) int64 -> frame numbers (n, t) int64 and mask (n, t); beyond its end a row repeats its last."""
@@ -206,6 +150,21 @@ class FrameSelection:
         return (start[:, None] + offset) % lengths[:, None]
 
 
+def transformed(batch: Batch, transform: Compose | None) -> Batch:
+    """The batch as the network gets it: transformed where it lies, its padded frames repeating the last one again.
+
+    The draws follow from the batch's keys: what comes out does not depend on where, or in whose company, this is done.
+    """
+    if transform is None:
+        return batch
+    pose, mask = transform.reframe(batch.pose, batch.mask, Draws(batch.key).split("transform"))
+    if not bool(mask.all()):  # noise and reversal treat padded frames as they like
+        time = torch.arange(mask.shape[1], device=mask.device)
+        last = torch.where(mask, time, 0).cummax(1).values  # the last real frame so far: of each view, if there are two
+        pose = pose[torch.arange(len(pose), device=mask.device)[:, None], last]
+    return replace(batch, pose=pose, mask=mask)
+
+
 class _Batches(Dataset):
     """Item k is this rank's share of batch k. A UserError is returned, not raised: workers garble exceptions."""
 
@@ -230,15 +189,10 @@ class _Batches(Dataset):
         picked = [int(i) for i in index]
         arrays = [self.sequences.read(i) for i in picked]
         pose, mask = self._gather(index, arrays, draws.split("frames"))
-        if self.transform is not None:
-            pose = self.transform(pose, mask, draws.split("transform"))
-            if not bool(mask.all()):  # noise and reversal treat padded frames as they like: repeat the last again
-                last = torch.minimum(torch.arange(mask.shape[1]), mask.sum(1, keepdim=True) - 1)
-                pose = pose[torch.arange(len(pose))[:, None], last]
         told = self.sequences
         types, views, names = (tuple(column[i] for i in picked) for column in (told.types, told.views, told.names))
         label, index_ = torch.from_numpy(told.labels[index]), torch.tensor(picked)
-        return Batch(pose, mask, label, types, views, names, index_, draws.keys)
+        return transformed(Batch(pose, mask, label, types, views, names, index_, draws.keys), self.transform)
 
     def _gather(self, index: np.ndarray, arrays: list[np.ndarray], draws: Draws) -> tuple[Tensor, Tensor]:
         """The selected frames (n, t, v, c) and their mask (n, t)."""
@@ -268,10 +222,14 @@ def _cause(stream: Any, error: RuntimeError) -> str:
 
 
 class Loader:
-    """Iterates over batches; may be iterated again, with the same workers. len() is the number of batches."""
+    """Iterates over batches; may be iterated again, with the same workers. len() is the number of batches.
 
-    def __init__(self, batches: _Batches, iterations: range, num_workers: int, pin_memory: bool) -> None:
-        self.batches, self.iterations = batches, iterations
+    device, transform: where given, batches are brought there and transformed there, all sequences at once.
+    """
+
+    def __init__(self, batches: _Batches, iterations: range, num_workers: int, pin_memory: bool,
+                 device: torch.device | None = None, transform: Compose | None = None) -> None:
+        self.batches, self.iterations, self.device, self.transform = batches, iterations, device, transform
         self.loader: DataLoader[Any] = DataLoader(
             batches, batch_size=None, sampler=iterations, num_workers=num_workers, collate_fn=_whole,
             pin_memory=pin_memory, persistent_workers=num_workers > 0,
@@ -295,10 +253,11 @@ class Loader:
                                 ) from error
             if isinstance(batch, UserError):
                 raise batch
+            if self.device is not None:
+                batch = transformed(batch.to(self.device, non_blocking=True), self.transform)
             yield batch
 
 
-_SAMPLERS = {"TripletSampler": TripletSampler, "CommonSampler": CommonSampler}
 _FRAME_KEYS = ("sample_type", "frames_num_fixed", "frames_num_min", "frames_num_max", "frames_skip_num",
                "frames_all_limit")
 
@@ -316,35 +275,34 @@ def _check_ranks(rank: int, world_size: int) -> None:
 
 def train_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], transform: Compose | None, *, seed: int,
                  start: int, stop: int, rank: int = 0, world_size: int = 1, num_workers: int = 0,
-                 pin_memory: bool = False) -> Loader:
+                 pin_memory: bool = False, device: torch.device | None = None) -> Loader:
     """Batches of iterations start .. stop - 1; this rank gets positions rank, rank + world_size, ... of each.
 
+    device: transform there, in this process, instead of in the workers; the numbers are the same.
     UserError: unknown sampler, more labels or sequences asked than there are, a batch that the processes cannot share
     evenly, and while iterating whatever a file holds against it.
     """
     _check_ranks(rank, world_size)
-    name, key = sampler_cfg.get("type", "TripletSampler"), "trainer_cfg.sampler"
-    if name not in _SAMPLERS:
-        near = difflib.get_close_matches(str(name), _SAMPLERS, 1) or [" or ".join(_SAMPLERS)]
-        raise UserError(f"{key}.type {name!r} is no training sampler; did you mean {near[0]}?")
     if not len(sequences):
         raise UserError("the training set is empty; check TRAIN_SET of data_cfg.dataset_partition")
-    extra = {"batch_shuffle": bool(sampler_cfg.get("batch_shuffle", False))} if name == "TripletSampler" else {}
-    sampler = _SAMPLERS[name](sequences, sampler_cfg.get("batch_size"), seed=seed, **extra)
+    sampler = build_sampler(sequences, sampler_cfg, seed)
     if sampler.batch_size % world_size:
-        raise UserError(f"{key}.batch_size {sampler_cfg['batch_size']} makes {sampler.batch_size} sequences, which "
-                        f"{world_size} processes cannot share evenly; make it a multiple of {world_size}")
-    batches = _Batches(sequences, sampler, _frames(sampler_cfg, "trainer_cfg"), transform,
+        raise UserError(f"trainer_cfg.sampler.batch_size {sampler_cfg['batch_size']} makes {sampler.batch_size} "
+                        f"sequences, which {world_size} processes cannot share evenly; make it a multiple of "
+                        f"{world_size}")
+    here, there = (transform, None) if device is None else (None, transform)
+    batches = _Batches(sequences, sampler, _frames(sampler_cfg, "trainer_cfg"), here,
                        seed=seed, rank=rank, world_size=world_size, by_index=False)
-    return Loader(batches, range(start, stop), num_workers, pin_memory)
+    return Loader(batches, range(start, stop), num_workers, pin_memory, device, there)
 
 
 def inference_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], transform: Compose | None, *,
                      seed: int = 0, rank: int = 0, world_size: int = 1, num_workers: int = 0,
-                     pin_memory: bool = False) -> Loader:
+                     pin_memory: bool = False, device: torch.device | None = None) -> Loader:
     """Every sequence exactly once over all ranks, in the order of the set; the batch size need not fit the processes.
 
     A sequence's frames and augmentation, where the settings make them random, depend on (seed, its index) alone.
+    device: as in `train_loader`.
     """
     _check_ranks(rank, world_size)
     name = sampler_cfg.get("type", "InferenceSampler")
@@ -356,6 +314,7 @@ def inference_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], tra
     last = sampler.total - (len(sampler) - 1) * sampler.batch_size
     shares = (sampler.batch_size > rank) * (len(sampler) - 1) + (last > rank)
     frames = _frames({"sample_type": "all_ordered", **sampler_cfg}, "evaluator_cfg")
-    batches = _Batches(sequences, sampler, frames, transform,
+    here, there = (transform, None) if device is None else (None, transform)
+    batches = _Batches(sequences, sampler, frames, here,
                        seed=seed, rank=rank, world_size=world_size, by_index=True)
-    return Loader(batches, range(shares), num_workers, pin_memory)
+    return Loader(batches, range(shares), num_workers, pin_memory, device, there)

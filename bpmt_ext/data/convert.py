@@ -19,14 +19,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from bpmt_ext.data.partitions import Ending, folds_of, write_folds
 from bpmt_ext.data.pickles import read_pose, write_bytes, write_pickle
+from bpmt_ext.data.posetexts import Raw
 from bpmt_ext.errors import UserError
 
 JOURNAL, REPORT = "sequences.jsonl", "report.json"
@@ -40,17 +42,6 @@ class Job:
 
     source: str
     target: str
-
-
-@dataclass
-class Raw:
-    """What a converter made of one job."""
-
-    pose: np.ndarray  # (t, v, c); t may be 0; frames that are not finite are dropped by `convert`
-    dropped: Counter[str] = field(default_factory=Counter)  # frames left out, by reason
-    faults: list[str] = field(default_factory=list)  # the same with file or line, for the report
-    facts: dict[str, int] = field(default_factory=dict)  # frames concerned; the report adds up sequences and frames
-    refused: str | None = None  # why the whole sequence is left out
 
 
 @dataclass
@@ -70,7 +61,7 @@ class Outcome:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options every converter has."""
-    parser.add_argument("--input", type=Path, required=True, metavar="RAW", help="folder of the raw data")
+    parser.add_argument("--input", type=Path, required=True, metavar="RAW", help="folder or file of the raw data")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder for the pickles")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="processes (%(default)s)")
     parser.add_argument("--min-frames", type=int, default=1, help="drop shorter sequences (%(default)s)")
@@ -95,8 +86,13 @@ def run_entry(name: str, body: Callable[[], str]) -> int:
 
 
 def convert_and_report(read: Callable[[Job], Raw], jobs: Sequence[Job], args: argparse.Namespace, *, converter: str,
-                       options: Mapping[str, Any], joints: int) -> str:  # fmt: skip
-    """`convert` with the options of `add_arguments`, then the folds; the report for a person."""
+                       options: Mapping[str, Any], joints: int, ignored: Sequence[str] = (), layout: str = "",
+                       benchmark: Ending | None = None) -> str:  # fmt: skip
+    """`convert` with the options of `add_arguments`, then the folds and `partition.json`; the report for a person.
+
+    ignored: what lies among the raw data under names that do not fit `layout`; the report says so. benchmark: who
+    trains and who is tested.
+    """
     if args.inner and args.folds is None:
         raise UserError(f"{converter}: --inner needs --folds K.")
     if args.folds is not None and jobs:
@@ -104,8 +100,21 @@ def convert_and_report(read: Callable[[Job], Raw], jobs: Sequence[Job], args: ar
     report = convert(read, jobs, args.output, converter=converter, options=options, joints=joints,
                      min_frames=args.min_frames, workers=args.workers)  # fmt: skip
     if args.folds is not None:
-        write_folds(args.output, args.folds, args.inner)
-    return format_report(report)
+        write_folds(args.output, written_labels(args.output), args.folds, args.inner)
+    lines = [format_report(report)]
+    if ignored:
+        report["passed over"] = {"count": len(ignored), "names": list(ignored[:_EXAMPLES])}
+        lines.append(f"  passed over, not named as in {layout}: {len(ignored)} ({'; '.join(ignored[:5])})")
+    if benchmark is not None:
+        found, words = benchmark.finish(args.output, written_targets(args.output))
+        report |= found
+        lines += words
+    _write_report(args.output, report)
+    return "\n".join(lines)
+
+
+def _write_report(output: Path, report: Mapping[str, Any]) -> None:
+    write_bytes(output / REPORT, (json.dumps(report, indent=1) + "\n").encode())
 
 
 def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, converter: str,
@@ -118,6 +127,10 @@ def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, co
     """
     if not jobs:
         raise UserError(f"{converter}: no sequence to convert; check --input.")
+    odd = next((job for job in jobs if not _is_plain(job.target)), None)
+    if odd is not None:
+        raise UserError(f"{odd.source}: would become {odd.target!r}, no plain <label>/<type>/<view>/<name>.pkl inside "
+                        "--output; rename it.")  # fmt: skip
     twice = [target for target, count in Counter(job.target for job in jobs).items() if count > 1]
     if twice:
         raise UserError(f"{converter}: two raw sequences would both become {twice[0]}; rename or remove one.")
@@ -140,10 +153,17 @@ def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, co
     lines = [json.dumps(header), *(json.dumps(asdict(outcomes[target])) for target in sorted(outcomes))]
     write_bytes(output / JOURNAL, ("\n".join(lines) + "\n").encode())
     report = {**header, **_summary(list(outcomes.values()), already=len(jobs) - len(todo))}
-    write_bytes(output / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    _write_report(output, report)
     if not report["sequences"]["written"]:
         raise UserError(f"{converter}: none of {len(jobs)} sequences could be converted; see {output / REPORT}.")
     return report
+
+
+def _is_plain(target: str) -> bool:
+    """Whether this is label/type/view/name.pkl with no part that means another folder, hides, or is one of ours."""
+    parts = target.split("/")
+    plain = all(part and part[0] != "." and not set(part) & set('\\:\0\n') for part in parts)
+    return plain and len(parts) == 4 and PurePosixPath(target).suffix == ".pkl" and parts[0] != "folds"
 
 
 def _mapped(made: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
@@ -164,7 +184,13 @@ def _mapped(made: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int) -
 
 def _convert_one(job: Job, *, read: Callable[[Job], Raw], output: Path, joints: int, min_frames: int) -> Outcome:
     """Read one sequence, check it, write its pickle."""
-    raw = read(job)
+    path = output / job.target
+    if not path.parent.resolve().is_relative_to(output.resolve()):
+        raise UserError(f"{path.parent}: a link leads out of {output}; remove the link.")
+    try:
+        raw = read(job)
+    except UserError as error:  # of this sequence alone
+        raw = Raw(np.empty((0, joints, 3)), faults=[str(error).removesuffix(".")], refused="cannot be read")
     pose, dropped, reason = raw.pose, Counter(raw.dropped), raw.refused
     if pose.ndim != 3 or (len(pose) and pose.shape[1] != joints):
         raise ValueError(f"{job.source}: read as {pose.shape}, expected (t, {joints}, c)")
@@ -175,7 +201,6 @@ def _convert_one(job: Job, *, read: Callable[[Job], Raw], output: Path, joints: 
         reason = "no usable frame"
     if reason is None and len(pose) < min_frames:
         reason = f"fewer than {min_frames} frames"
-    path = output / job.target
     if reason is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_pickle(path, pose)
@@ -272,10 +297,11 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines.append(f"  {key}: " + ", ".join(f"{value} {name}" for name, value in report[key].items()))
     for key in ("sequences dropped, by reason", "frames dropped, by reason"):
         lines += [f"  {key}: {count} {name}" for name, count in report[key].items()]
-    found = report["sequences"]["found"]
+    found, frames = report["sequences"]["found"], report["frames"]["kept"] + report["frames"]["dropped"]
     for name, count in report["noticed"].items():
-        share = 100 * count["sequences"] / found
-        lines.append(f"  {name}: {count['sequences']} of {found} sequences ({share:.1f} %), {count['frames']} frames")
+        share, part = 100 * count["sequences"] / found, 100 * count["frames"] / max(1, frames)
+        lines.append(f"  {name}: {count['sequences']} of {found} sequences ({share:.1f} %), {count['frames']} frames "
+                     f"({part:.1f} per 100)")  # fmt: skip
     lines.append(f"  sequences with NaN or infinity: {report['sequences with NaN or infinity']}")
     for key in ("constant sequences", "identical sequences"):
         lines.append("; ".join([f"  {key}: {report[key]['count']}", *report[key]["names"]]))
@@ -290,45 +316,13 @@ def _labels(items: Iterable[Job | Outcome]) -> list[str]:
     return sorted({item.target.split("/", 1)[0] for item in items})
 
 
-def written_labels(output: Path) -> list[str]:
-    """The labels that have a pickle in a converted folder, sorted; from its journal."""
+def written_targets(output: Path) -> list[str]:
+    """The pickles of a converted folder, `label/type/view/name.pkl`, sorted; from its journal."""
     lines = (output / JOURNAL).read_text(encoding="utf-8").splitlines()[1:]
-    return _labels(outcome for outcome in (Outcome(**json.loads(line)) for line in lines) if outcome.written)
+    outcomes = (Outcome(**json.loads(line)) for line in lines)
+    return sorted(outcome.target for outcome in outcomes if outcome.written)
 
 
-def folds_of(labels: Iterable[str], folds: int) -> list[tuple[list[str], list[str]]]:
-    """(training labels, test labels) of each fold, both sorted; fixed by protocols.md section 9.
-
-    labels sorted as strings, permuted by default_rng(0); fold i tests on every `folds`-th from i on.
-    """
-    ordered = sorted(set(labels))
-    if not 2 <= folds <= len(ordered):
-        raise UserError(f"--folds {folds} must be between 2 and the number of labels, {len(ordered)}.")
-    shuffled = np.random.default_rng(0).permutation(ordered).tolist()
-    tests = [sorted(shuffled[i::folds]) for i in range(folds)]
-    return [(sorted(set(ordered) - set(test)), test) for test in tests]
-
-
-def inner_split(train: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The inner (training labels, validation labels) of a fold's training labels, both sorted; protocols.md section 9.
-
-    labels sorted, permuted by default_rng(1); validation takes every fifth from the first on.
-    """
-    ordered = sorted(set(train))
-    held_out = sorted(np.random.default_rng(1).permutation(ordered)[::5].tolist())
-    return sorted(set(ordered) - set(held_out)), held_out
-
-
-def write_folds(output: Path, folds: int, inner: bool) -> None:
-    """`<output>/folds/fold<i>.json`, and `fold<i>_inner.json` whose TEST_SET is the inner validation part."""
-    folder = output / "folds"
-    folder.mkdir(exist_ok=True)
-    for earlier in folder.glob("fold*.json"):  # of a run with more folds
-        earlier.unlink()
-    for i, (train, test) in enumerate(folds_of(written_labels(output), folds)):
-        parts = {f"fold{i}.json": (train, test)}
-        if inner:
-            parts[f"fold{i}_inner.json"] = inner_split(train)
-        for name, (train_part, test_part) in parts.items():
-            text = json.dumps({"TRAIN_SET": train_part, "TEST_SET": test_part}, indent=1)
-            write_bytes(folder / name, (text + "\n").encode())
+def written_labels(output: Path) -> list[str]:
+    """The labels that have a pickle in a converted folder, sorted."""
+    return sorted({target.split("/", 1)[0] for target in written_targets(output)})

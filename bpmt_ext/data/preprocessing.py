@@ -4,7 +4,8 @@ Letters: n sequences, t frames, v joints, c channels (the skeleton's two or thre
 present, the confidence), d coordinates. mask (n, t) is True where a frame is real.
 Every transform is pure and keeps dtype and device. Its numbers for a sequence's real frames depend on that sequence
 and its key alone, not on padding or batch mates; padded frames stay finite. Random ones draw from `draws` only.
-Sources: FastPoseGait's transforms as baselines.md section 2 describes them (those that say so), the others are ours.
+Sources: RescaleCenter, NormalizeEmpty, Affine and SkeletonInput are FastPoseGait's, with its numbers and its quirks, as
+baselines.md section 2 describes them; the others are ours.
 """
 
 from __future__ import annotations
@@ -47,17 +48,30 @@ def turn(place: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Transform:
-    """Base: names the random ones, and turns a missing source of draws into a clear error."""
+    """Base: names what is special about some, and turns a missing source of draws into a clear error.
+
+    One that keeps the frames defines `apply`; one that changes their number says `reframes` and defines `apply_frames`.
+    """
 
     random = False
+    reframes = False  # it changes the number of frames, and so the mask
+    views = 1  # sequences that lie one behind the other on its output's time axis
 
     def __call__(self, pose: Tensor, mask: Tensor, draws: Draws | None = None) -> Tensor:
+        """The pose of `reframe`; for whoever knows that the mask stays, or has one sequence only."""
+        return self.reframe(pose, mask, draws)[0]
+
+    def reframe(self, pose: Tensor, mask: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
+        """pose (n, t, v, c), mask (n, t) -> pose and mask, of another t where the transform `reframes`."""
         if self.random and draws is None:
             raise ValueError(f"{type(self).__name__} is random and needs draws")
-        return self.apply(pose, mask, draws)
+        return self.apply_frames(pose, mask, draws)
+
+    def apply_frames(self, pose: Tensor, mask: Tensor, draws: Any) -> tuple[Tensor, Tensor]:
+        return self.apply(pose, mask, draws), mask
 
     def apply(self, pose: Tensor, mask: Tensor, draws: Any) -> Tensor:
-        """(n, t, v, c) -> (n, t, v, c)."""
+        """(n, t, v, c) -> (n, t, v, c')."""
         raise NotImplementedError
 
 
@@ -65,7 +79,9 @@ class OnSkeleton(Transform):
     """Base of the transforms that must know the joints: `joint_format` is a format's name or a Skeleton."""
 
     def __init__(self, joint_format: str | Skeleton = "coco17") -> None:
-        self.skeleton = joint_format if isinstance(joint_format, Skeleton) else get_skeleton(joint_format)
+        self.skeleton = skeleton = joint_format if isinstance(joint_format, Skeleton) else get_skeleton(joint_format)
+        eyes = tuple(j for j, joint in enumerate(skeleton.joints) if joint in ("left_eye", "right_eye"))
+        self.centres = {"neck": skeleton.neck, "hip": skeleton.hip, "head": eyes or skeleton.head}
 
     def divide(self, pose: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates (n, t, v, d) and the other channels (n, t, v, c - d)."""
@@ -77,8 +93,11 @@ class OnSkeleton(Transform):
         return pose[..., :skeleton.dims], pose[..., skeleton.dims:]
 
     def centre(self, place: Tensor, name: str) -> Tensor:
-        """(n, t, 1, d): neck, hip or head of every frame, or the mean of its joints."""
-        joints = place if name == "mean" else pick(place, getattr(self.skeleton, name))
+        """(n, t, 1, d): neck, hip or head of every frame, or the mean of its joints.
+
+        The head is the middle of the eyes, as in the host, or the skeleton's head where there are no eyes.
+        """
+        joints = place if name == "mean" else pick(place, self.centres[name])
         return joints.mean(2, keepdim=True)
 
     def check_centre(self, name: str, *known: str) -> str:
@@ -92,6 +111,12 @@ class OnSkeleton(Transform):
             raise UserError(f"transform {type(self).__name__} needs three coordinates, joint_format "
                             f"{self.skeleton.name} has {self.skeleton.dims}; take it out of the list")
 
+    def flat(self, instead: str) -> None:
+        """Refuses skeletons with a third coordinate."""
+        if self.skeleton.dims != 2:
+            raise UserError(f"transform {type(self).__name__} turns poses in the picture plane, joint_format "
+                            f"{self.skeleton.name} has {self.skeleton.dims} coordinates; {instead}")
+
 
 class SkeletonInput(Transform):
     """Nothing to do: the engine's layout is (n, t, v, c) throughout."""
@@ -103,16 +128,20 @@ class SkeletonInput(Transform):
 class RescaleCenter(OnSkeleton):
     """Per frame: coordinates times scale / (max y - min y), then the centre (neck, hip or head) moved to the origin.
 
-    A frame without height (an empty one) becomes all zeros instead of the host's infinities.
+    center null or "None" leaves the poses as they are, as in the host. A frame without height (an empty one) becomes
+    all zeros instead of the host's infinities.
     """
 
-    def __init__(self, center: str = "neck", scale: float = 225.0, joint_format: str | Skeleton = "coco17") -> None:
+    def __init__(self, center: str | None = "neck", scale: float = 225.0,
+                 joint_format: str | Skeleton = "coco17") -> None:
         super().__init__(joint_format)
-        self.center = self.check_centre(center, "neck", "hip", "head")
+        self.center = None if center in (None, "None") else self.check_centre(center, "neck", "hip", "head")
         self.scale = number(self, "scale", scale)
 
     def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
         place, rest = self.divide(pose)
+        if self.center is None:
+            return pose
         low, high = place[..., 1].aminmax(dim=2)
         height = high - low  # (n, t)
         factor = torch.where(height > _FLAT, self.scale / height.clamp(min=_FLAT), 0.0)
@@ -121,16 +150,64 @@ class RescaleCenter(OnSkeleton):
 
 
 class NormalizeEmpty(OnSkeleton):
-    """Lost joints (x == 0) go to the mean of their frame's joints, their other channels to 0.
+    """Lost joints (x == 0) go to the mean of their frame's joints, their other channels to 0 (the host's).
 
-    All of a frame at once, from the frame as it came; the host replaces joint after joint, each mean including the
-    replacements before it, so that numbers agree with one lost joint in a frame and differ slightly with several.
+    The mean counts the lost joints themselves, and the frame changes under it: they are replaced in their order, each
+    by the mean of the frame with the replacements before it. `FillMissing` does neither.
     """
 
     def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
         place, rest = self.divide(pose)
         lost = place[..., :1] == 0  # (n, t, v, 1)
-        return torch.cat([torch.where(lost, self.centre(place, "mean"), place), rest.masked_fill(lost, 0)], -1)
+        if not lost.any():
+            return pose
+        before = lost.cumsum(2) - lost.long()  # lost joints of the frame that come first
+        # A replacement turns the frame's sum s into r s - p, p the lost joint's old place: after k of them it is
+        # r^k (s - sum over i < k of p_i / r^(i+1)).
+        v, r = place.shape[2], 1 + 1 / place.shape[2]
+        growth = (r ** torch.arange(v, dtype=place.dtype, device=place.device))[before]
+        taken = torch.where(lost, place / (r * growth), 0)
+        total = growth * (place.sum(2, keepdim=True) - (taken.cumsum(2) - taken))
+        return torch.cat([torch.where(lost, total / v, place), rest.masked_fill(lost, 0)], -1)
+
+
+class Affine(OnSkeleton):
+    """2D, per frame: turned about the neck until the spine stands upright, distorted as in the host.
+
+    theta = arctan((hip x - neck x) / (hip y - neck y)), 0 where the denominator is. The new y is computed from the
+    new x, so that distances change: by a few pixels of 225 at ten degrees. `AffineExact` turns without that.
+    """
+
+    def __init__(self, joint_format: str | Skeleton = "coco17") -> None:
+        super().__init__(joint_format)
+        self.flat("take it out of the list; HipHeading is what turns 3D poses")
+
+    def angle(self, neck: Tensor, hip: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (n, t, 1) of theta from the centres (n, t, 1, 2)."""
+        x, y = (hip - neck).unbind(-1)
+        theta = torch.where(y == 0, 0, torch.atan(x / torch.where(y == 0, 1, y)))
+        return theta.cos(), theta.sin()
+
+    def rotate(self, x: Tensor, y: Tensor, cos: Tensor, sin: Tensor, neck: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y (n, t, v) about the neck (n, t, 1, 2)."""
+        u, w = neck.unbind(-1)
+        x = cos * x - sin * y + (1 - cos) * u + sin * w
+        return x, sin * x + cos * y + (1 - cos) * w - sin * u  # of the x that has been turned already
+
+    def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
+        place, rest = self.divide(pose)
+        neck, hip = self.centre(place, "neck"), self.centre(place, "hip")
+        turned = self.rotate(*place.unbind(-1), *self.angle(neck, hip), neck)
+        return torch.cat([torch.stack(turned, -1), rest], -1)
+
+
+class AffineExact(Affine):
+    """2D, per frame: a rotation about the neck by the angle of `Affine`, which brings the spine upright."""
+
+    def rotate(self, x: Tensor, y: Tensor, cos: Tensor, sin: Tensor, neck: Tensor) -> tuple[Tensor, Tensor]:
+        u, w = neck.unbind(-1)
+        x, y = x - u, y - w
+        return cos * x - sin * y + u, sin * x + cos * y + w
 
 
 class FillMissing(OnSkeleton):

@@ -70,8 +70,11 @@ class Adapter:
         the host sets the mode anew."""
         device, skeleton = next(self.net.parameters()).device, self.skeleton
         pose = torch.linspace(-1, 1, 2 * 8 * skeleton.num_joints * (skeleton.dims + 1), device=device)
-        pose = pose.view(2, 8, skeleton.num_joints, -1)
-        out = self.net.eval()(pose, torch.ones(2, 8, dtype=torch.bool, device=device))
+        pose, mask = pose.view(2, 8, skeleton.num_joints, -1), torch.ones(2, 8, dtype=torch.bool, device=device)
+        if self.chains[True] is not None:
+            keys = torch.zeros(2, len(self.chains[True]), dtype=torch.int64)
+            pose, mask = transformed(self.chains[True], pose, mask, keys)
+        out = self.net.eval()(pose, mask)
         feats = self.training_feats(out, torch.tensor([0, 1], device=device)).values()
         floats = [x for feat in feats for x in (feat.values() if isinstance(feat, Mapping) else [feat])]
         total = torch.stack([x.sum() for x in floats if x.requires_grad]).sum()
@@ -106,7 +109,8 @@ class Adapter:
         device = next(self.net.parameters()).device
         frames = torch.from_numpy(np.asarray(arrays, dtype=np.float32)).to(device)
         pose, mask = _masked(frames) if lengths is None else cut(frames[0], torch.from_numpy(np.asarray(lengths)))
-        return [transformed(chain, pose, mask)], torch.tensor(labels, device=device), types, views, mask
+        pose, mask = transformed(chain, pose, mask)
+        return [pose], torch.tensor(labels, device=device), types, views, mask
 
     def fit_inputs(self, most: int = 512) -> None:
         """A new network's input statistics, from training clips of at most `most` sequences, not augmented."""

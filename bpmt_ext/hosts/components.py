@@ -9,7 +9,9 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,10 +24,12 @@ from bpmt_ext.data.sequences import read_partition
 from bpmt_ext.data.transforms import TRANSFORMS, Compose, Transform, build_transform
 from bpmt_ext.draws import Draws
 from bpmt_ext.engine.distributed import World
+from bpmt_ext.engine.logs import write_text
 from bpmt_ext.errors import UserError
 from bpmt_ext.hosts.checkouts import Host
 from bpmt_ext.losses import LOSSES
 from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate
+from bpmt_ext.metrics.submission import submission_text
 from bpmt_ext.registry import METHODS, get_method
 from bpmt_ext.skeletons import skeleton_from_mapping
 
@@ -61,7 +65,7 @@ def host_transform(transform: type[Transform]) -> type:
 
 def own_chain(cfgs: Any) -> tuple[Transform, ...] | None:
     """The steps of a host's `transform` entry if they are all ours, from the one Compose to the host's own
-    SkeletonInput; else None."""
+    SkeletonInput; else None: the host then calls them itself."""
     if not isinstance(cfgs, list) or len(cfgs) != 1 or cfgs[0]["type"] != "Compose":
         return None
     *steps, last = cfgs[0].get("trf_cfg") or [{"type": None}]
@@ -75,12 +79,15 @@ def own_chain(cfgs: Any) -> tuple[Transform, ...] | None:
     return build_transform(own).steps
 
 
-def transformed(chain: Sequence[Transform], pose: Tensor, mask: Tensor) -> Tensor:
-    """pose (n, t, v, c) after our transforms, with the numbers that the host's sequence after sequence would give."""
-    keys = draw_keys(len(pose), len(chain)).to(pose.device)
+def transformed(
+    chain: Sequence[Transform], pose: Tensor, mask: Tensor, keys: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """pose (n, t, v, c) and mask (n, t) after our transforms, with the numbers that the host's sequence after sequence
+    would give. keys: (n, k) for the k transforms, from the host's generator where left out."""
+    keys = (draw_keys(len(pose), len(chain)) if keys is None else keys).to(pose.device)
     for step, key in zip(chain, keys.unbind(1), strict=True):
-        pose = step(pose, mask, Draws(key))
-    return pose
+        pose, mask = step.reframe(pose, mask, Draws(key))
+    return pose, mask
 
 
 def cut(frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +125,8 @@ def host_loss(loss: type[nn.Module]) -> type[nn.Module]:
 def host_evaluator(protocol: str, logger: str) -> Callable[..., dict[str, float]]:
     """One of our protocols as the host calls it: its dict of embeddings (n, d, p) and lists to `scalar/...` numbers.
 
-    logger: the name the host logs under. dataset_partition: where the PROBE_SET is; a host does not tell.
+    logger: the name the host logs under. dataset_partition: where the PROBE_SET is; a host does not tell. A submission
+    goes where the hosts put theirs, below the working directory, which is the host's root.
     """
 
     def evaluator(
@@ -128,14 +136,21 @@ def host_evaluator(protocol: str, logger: str) -> Callable[..., dict[str, float]
         same_camera: str = "keep",
         camera: str = "type_prefix",
         dataset_partition: str | None = None,
+        cross_view_gallery: bool = False,
     ) -> dict[str, float]:
         probes = read_partition(dataset_partition).probe if dataset_partition else ()
         given = [data[key] for key in ("embeddings", "labels", "types", "views")]
-        rule = {"metric": metric, "same_camera": same_camera, "camera": camera}
-        metrics = evaluate(protocol, *given, probes=frozenset(probes) or None, **rule)["metrics"]
-        text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        logging.getLogger(logger).info("%s of %s (%s): %s", protocol, dataset, metric, text)
-        return {f"scalar/test_accuracy/{name}": float(value) for name, value in metrics.items()}
+        rule = {"metric": metric, "same_camera": same_camera, "camera": camera, "dataset": dataset,
+                "cross_view_gallery": cross_view_gallery}  # fmt: skip
+        found = evaluate(protocol, *given, probes=frozenset(probes) or None, **rule)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in found["metrics"].items())
+        said = logging.getLogger(logger)
+        said.info("%s of %s (%s): %s", found["protocol"], dataset, metric, text)
+        if "submission" in found:
+            path = Path("GREW_result", f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}.csv").absolute()
+            write_text(path, submission_text(**found["submission"]))
+            said.info("%s; %s", path, found["note"])
+        return {f"scalar/test_accuracy/{name}": float(value) for name, value in found["metrics"].items()}
 
     evaluator.__name__ = evaluator.__qualname__ = protocol
     return evaluator
