@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpmt_ext.errors import UserError
-from bpmt_ext.metrics import protocols, ranking
+from bpmt_ext.metrics import ranking
 from bpmt_ext.metrics.bootstrap import paired_bootstrap
-from bpmt_ext.metrics.protocols import evaluate, macro_rank1, protocol_counts
-from bpmt_ext.metrics.ranking import distances, rank, summarise
+from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate, macro_rank1, protocol_counts
+from bpmt_ext.metrics.ranking import distances, first_match, rank, summarise
 
 NAMES = ("Rank-1", "Rank-5", "Rank-10", "Rank-20", "mAP", "mINP")
 
@@ -75,6 +75,8 @@ def test_rank_equals_a_naive_loop(data):
         assert found["valid"][i].item() == (first > 0)
         assert found["first"][i].item() == first
         np.testing.assert_allclose([found["ap"][i], found["inp"][i]], [ap, inp], rtol=1e-12)
+    whole = rank(torch.tensor(dist, dtype=torch.float32), torch.tensor(match))["first"]
+    assert torch.equal(first_match(torch.tensor(dist, dtype=torch.float32), torch.tensor(match)), whole)
 
 
 @settings(max_examples=50, deadline=None)
@@ -219,24 +221,6 @@ def test_figures_of_the_host_evaluator():
         assert values == pytest.approx(figures, abs=1e-6)
 
 
-def test_a_row_of_conditions_prefixes_its_metrics(monkeypatch):
-    """What CASIA-B, CCPG and SUSTech1K will need of the table."""
-    def of_type(start):
-        return lambda roster: np.char.startswith(roster.types, start)
-
-    row = protocols.Protocol((
-        protocols.Condition("NM", of_type("nm-05"), of_type("nm-01")),
-        protocols.Condition("BG", of_type("bg"), of_type("nm-01")),
-    ))
-    monkeypatch.setattr(protocols, "PROTOCOLS", {"own": row})
-    x = np.array([0, 5, 0.1, 5.1, 4, 5.2], dtype=np.float32)[:, None, None]
-    types = ["nm-01", "nm-01", "nm-05", "nm-05", "bg-01", "bg-01"]
-    got = evaluate("own", x, list("ababab"), types, ["000"] * 6)
-    assert (got["metrics"]["NM Rank-1"], got["metrics"]["BG Rank-1"]) == (100, 50)
-    assert got["probes"] == {"total": 4, "valid": 4} and got["gallery"] == 2
-    assert got["per_probe"]["condition"].tolist() == ["NM", "NM", "BG", "BG"]
-
-
 def test_macro_rank1_weighs_identities_equally():
     assert macro_rank1(np.array([1, 1, 1, 0, np.nan]), np.array(list("aaabc"))) == 50
 
@@ -319,4 +303,6 @@ def test_bootstrap_weighs_probes_by_identity_size():
 
 def test_protocol_rows_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        protocols.PROTOCOLS["evaluate_Gait3D"].macro = True
+        PROTOCOLS["evaluate_Gait3D"]["*"].macro = True
+    with pytest.raises(TypeError):
+        PROTOCOLS["own"] = {}

@@ -1,77 +1,48 @@
 """Embeddings, labels, types and views of a test set in; the numbers of a named protocol out.
 
-A protocol is a row of `PROTOCOLS`: who is probe, who is gallery, which gallery entries a probe does not see
-(specs/protocols.md, sections 3 and 9). A new data set is a new row: one `Condition` per reported setting, made of two
-selectors over `Roster`. Letters: n sequences, b probes, m gallery entries, d width, p parts.
+The protocols are rows of `PROTOCOLS` (rules.py). Letters: n sequences, b probes, m gallery entries, d width, p parts,
+v views.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bpmt_ext.cameras import CAMERAS
 from bpmt_ext.errors import UserError
-from bpmt_ext.metrics.ranking import METRICS, blocks, compare, prepare, rank, summarise
+from bpmt_ext.metrics.figures import (
+    CONVENTIONS,
+    Matrix,
+    Ranking,
+    matrix_cells,
+    matrix_figures,
+    matrix_places,
+    off_diagonal,
+    ranking_figures,
+    ranking_values,
+)
+from bpmt_ext.metrics.ranking import METRICS, prepare
+from bpmt_ext.metrics.roster import (
+    SAME_CAMERA,
+    Chosen,
+    Roster,
+    check_views,
+    choose,
+    count_pairs,
+    make_roster,
+    no_match,
+)
+from bpmt_ext.metrics.rules import PROTOCOLS, find_row
+from bpmt_ext.metrics.submission import check_submission, nearest_labels
 
-SAME_CAMERA = ("keep", "drop", "drop_all")
+__all__ = ["PROTOCOLS", "SAME_CAMERA", "evaluate", "macro_rank1", "protocol_counts"]
 
-
-@dataclass(frozen=True)
-class Roster:
-    """The test set as a protocol may look at it: all arrays (n,)."""
-
-    labels: np.ndarray  # str
-    types: np.ndarray  # str
-    views: np.ndarray  # str
-    cameras: np.ndarray  # str
-    listed: np.ndarray | None  # bool, True for the PROBE_SET; None where the protocol goes without one
-
-
-Selector = Callable[[Roster], np.ndarray]  # -> (n,) bool
-
-
-def probe_set(roster: Roster) -> np.ndarray:
-    """The PROBE_SET; without one, everybody in turn (leave-one-out)."""
-    return np.ones(len(roster.labels), dtype=bool) if roster.listed is None else roster.listed
-
-
-def the_rest(roster: Roster) -> np.ndarray:
-    """Everybody outside the PROBE_SET; without one, everybody (a probe never sees itself)."""
-    return np.ones(len(roster.labels), dtype=bool) if roster.listed is None else ~roster.listed
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One reported setting: its name goes before the names of its metrics ("NM" -> "NM Rank-1"); "" adds nothing."""
-
-    name: str
-    probe: Selector
-    gallery: Selector
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A row of the table."""
-
-    conditions: tuple[Condition, ...] = (Condition("", probe_set, the_rest),)
-    probes: str = "unused"  # the list of probe names is "needed", "optional" or "unused"
-    same_camera: tuple[str, ...] = ("keep",)  # what the caller may ask for; the first is the rule
-    macro: bool = False  # also Rank-1 as mean over identities
-
-
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
-    {
-        "evaluate_Gait3D": Protocol(probes="needed"),
-        "evaluate_retrieval": Protocol(probes="optional", same_camera=SAME_CAMERA, macro=True),
-        "thesis_rank1": Protocol(),  # leave-one-out over everybody, same camera allowed
-    }
+LOCAL = (
+    "no accuracy can be known here: the identities of the probes are with the server that scores the submission file; "
+    "`local` figures are of type 02 against type 01, another task"
 )
 
 
@@ -82,52 +53,62 @@ def evaluate(
     types: Sequence[str],
     views: Sequence[str],
     *,
+    dataset: str | None = None,
     metric: str = "euc",
     probes: Collection[str] | None = None,
     same_camera: str = "keep",
     camera: str = "type_prefix",
+    cross_view_gallery: bool = False,
 ) -> dict:
-    """Score embeddings (n, d, p) of a test set by the protocol `name`.
+    """Score embeddings (n, d, p) of a test set by the protocol `name` of the data set `dataset`.
 
     labels, types, views (n,). probes: names "label-type-view" of the PROBE_SET. same_camera: "keep"; "drop" leaves out
     gallery entries with the probe's identity and camera, "drop_all" every entry of its camera.
-    -> metrics (percent; Rank-1, Rank-5, Rank-10, Rank-20, mAP, mINP, and "macro Rank-1" where the row asks for it),
-    probes {total, valid}, gallery (number of sequences), protocol, metric, same_camera, camera, and per_probe: arrays
-    index (into the n sequences), condition, label, valid, rank1, ap, inp (0..1, NaN where not valid) for a bootstrap.
-    UserError: unknown name or option, missing probes, embeddings that are not finite, no valid probe.
+    -> protocol (the one that was measured: see STAND_INS), metric, same_camera (the headline's), camera,
+    cross_view_gallery, conditions; metrics (percent, "<condition> <prefix> Rank-1" and so on, the headline's without a
+    prefix); conventions {"all", "matched"}: the same figures over all probes and over those with a match; where the
+    protocol goes by views, views (v), by_view {<condition>: {<view>: {"Rank-1": percent, ...}}} and, of a Matrix,
+    matrices {<condition>: {"all", "matched": {"Rank-1": (v, v), ...}}} (rows the probes' views; None: no probe counts);
+    probes {total, valid}; gallery (number of sequences); note; per_probe: arrays index (into the n sequences),
+    condition, label, camera, valid, rank1, ap, inp (0..1; NaN where the probe does not count; rank1 of a headline by
+    views is the share of the other views in which the probe is found at once) for a bootstrap; and submission
+    {video, labels} where the protocol makes one.
+    UserError: unknown name, data set or option, missing probes, types or views, embeddings that are not finite, no
+    valid probe.
     """
-    row = _row(name, same_camera)
+    test = _Test(name, labels, types, views, dataset, probes, same_camera, camera, cross_view_gallery)
     if metric not in METRICS:
         raise UserError(f"evaluator_cfg.metric: {metric!r} is not known; use {' or '.join(METRICS)}.")
-    roster = _roster(name, row, labels, types, views, probes, camera)
     x = torch.as_tensor(embeddings).detach()
-    if x.ndim != 3 or len(x) != len(roster.labels):
-        raise ValueError(f"embeddings must be ({len(roster.labels)}, d, p), got {tuple(x.shape)}")
-    _check_finite(x, roster)
-    prepared = prepare(x, metric)
-    metrics: dict[str, float] = {}
-    rows = []
-    for condition, probe, gallery in _conditions(name, row, roster):
-        ranking = _rank(prepared, metric, roster, probe, gallery, same_camera)
-        if not ranking["valid"].any():
-            raise UserError(_no_valid_probe(name, condition, len(probe), len(gallery), same_camera))
-        scores = summarise(ranking)
-        one = _per_probe(condition, probe, roster, ranking)
-        if row.macro:
-            scores["macro Rank-1"] = macro_rank1(one["rank1"], one["label"])
-        metrics |= {f"{condition} {key}".strip(): value for key, value in scores.items()}
-        rows.append(one)
+    if x.ndim != 3 or len(x) != len(labels):
+        raise ValueError(f"embeddings must be ({len(labels)}, d, p), got {tuple(x.shape)}")
+    _check_finite(x, test.roster)
+    x = prepare(x, metric)
+    metrics: dict[str, dict[str, float]] = {key: {} for key in ("rule", *CONVENTIONS)}
+    rows, by_view, matrices = [], {}, {}
+    for condition in test.chosen:
+        figures, columns, cells, per_probe = _score(test, x, metric, condition)
+        for key, values in figures.items():
+            metrics[key] |= {f"{condition.name} {name}".strip(): value for name, value in values.items()}
+        rows.append(per_probe)
+        by_view[condition.name], matrices[condition.name] = columns, cells
     joined = {key: np.concatenate([one[key] for one in rows]) for key in rows[0]}
-    return {
-        "protocol": name,
+    result = {
+        **test.told(),
         "metric": metric,
-        "same_camera": same_camera,
-        "camera": camera,
-        "metrics": metrics,
+        "cross_view_gallery": cross_view_gallery,
+        "conditions": [condition.name for condition in test.chosen],
+        "metrics": metrics.pop("rule"),
+        "conventions": metrics,
         "probes": {"total": len(joined["valid"]), "valid": int(joined["valid"].sum())},
-        "gallery": _gallery_size(row, roster),
-        "per_probe": joined,
+        "gallery": test.gallery_size(),
     }
+    if test.row.views:
+        result |= {"views": test.views.tolist(), "by_view": by_view}
+        result |= {"matrices": matrices} if any(matrices.values()) else {}
+    if test.sent is not None:
+        result |= {"note": LOCAL, "submission": nearest_labels(x, metric, test.roster, test.sent)}
+    return {**result, "per_probe": joined}
 
 
 def protocol_counts(
@@ -136,40 +117,42 @@ def protocol_counts(
     types: Sequence[str],
     views: Sequence[str],
     *,
+    dataset: str | None = None,
     probes: Collection[str] | None = None,
     same_camera: str = "keep",
     camera: str = "type_prefix",
+    cross_view_gallery: bool = False,
 ) -> dict:
     """What `evaluate` would compare, known before any training.
 
     -> protocol, same_camera, camera, sequences, labels, cameras, probes {total, valid, without_match}, gallery,
     excluded_pairs (probe and gallery entry left out by the camera rule; a probe's own copy in the gallery does not
-    count). UserError as `evaluate`, also where no valid probe remains.
+    count), every_probe (the headline's Rank-k counts probes without a match as missed), conditions {<name>: {probes,
+    valid, gallery}}, views (where the protocol goes by them), submission {probes, gallery} (where it makes one).
+    UserError as `evaluate`, also where no valid probe remains.
     """
-    row = _row(name, same_camera)
-    roster = _roster(name, row, labels, types, views, probes, camera)
-    total = valid = excluded = 0
-    for condition, probe, gallery in _conditions(name, row, roster):
-        found = 0
-        pairs = _Pairs(roster, probe, gallery, same_camera)
-        for b in blocks(len(probe), len(gallery)):
-            match, keep, own = pairs.block(b)
-            found += int((match & keep).any(1).sum())
-            excluded += int((~keep & ~own).sum())
-        if not found:
-            raise UserError(_no_valid_probe(name, condition, len(probe), len(gallery), same_camera))
-        total, valid = total + len(probe), valid + found
-    return {
-        "protocol": name,
-        "same_camera": same_camera,
-        "camera": camera,
-        "sequences": len(roster.labels),
-        "labels": len(np.unique(roster.labels)),
-        "cameras": len(np.unique(roster.cameras)),
+    test = _Test(name, labels, types, views, dataset, probes, same_camera, camera, cross_view_gallery)
+    conditions = {}
+    for condition, (found, _) in zip(test.chosen, test.counts, strict=True):
+        sizes = {"probes": len(condition.probe), "valid": int(found.sum()), "gallery": len(condition.gallery)}
+        conditions[condition.name or "all"] = sizes
+    total, valid = (sum(each[key] for each in conditions.values()) for key in ("probes", "valid"))
+    counts = {
+        **test.told(),
+        "sequences": len(labels),
+        "labels": len(np.unique(test.roster.labels)),
+        "cameras": len(np.unique(test.roster.cameras)),
         "probes": {"total": total, "valid": valid, "without_match": total - valid},
-        "gallery": _gallery_size(row, roster),
-        "excluded_pairs": excluded,
+        "gallery": test.gallery_size(),
+        "excluded_pairs": sum(pairs for _, pairs in test.counts),
+        "every_probe": not isinstance(test.row.figures[0], Ranking) or test.row.figures[0].every_probe,
+        "conditions": conditions,
     }
+    if test.row.views:
+        counts["views"] = test.views.tolist()
+    if test.sent is not None:
+        counts["submission"] = {"probes": len(test.sent.probe), "gallery": len(test.sent.gallery)}
+    return counts
 
 
 def macro_rank1(rank1: np.ndarray, labels: np.ndarray) -> float:
@@ -179,124 +162,98 @@ def macro_rank1(rank1: np.ndarray, labels: np.ndarray) -> float:
     return 100 * float((np.bincount(owner, weights=rank1[valid]) / np.bincount(owner)).mean())
 
 
-class _Pairs:
-    """Which pairs of probe and gallery entry share the identity, and which exist, block by block of probes."""
+class _Test:
+    """A protocol and a test set, checked: its row, who takes part in each condition, the views it goes by, and, by the
+    row's first Ranking, which probes are valid and how many pairs are left out."""
 
-    def __init__(self, roster: Roster, probe: np.ndarray, gallery: np.ndarray, same_camera: str,
-                 device: torch.device | None = None) -> None:
-        def codes(names: np.ndarray) -> tuple[Tensor, Tensor]:
-            all_codes = np.unique(names, return_inverse=True)[1]
-            return tuple(torch.as_tensor(all_codes[chosen], device=device) for chosen in (probe, gallery))
-
+    def __init__(
+        self, name: str, labels: Sequence[str], types: Sequence[str], views: Sequence[str], dataset: str | None,
+        probes: Collection[str] | None, same_camera: str, camera: str, cross_view_gallery: bool,
+    ) -> None:
+        self.name, self.row = find_row(name, dataset, cross_view_gallery)
         self.same_camera = same_camera
-        self.identity = codes(roster.labels)
-        self.camera = codes(roster.cameras)
-        self.index = tuple(torch.as_tensor(chosen, device=device) for chosen in (probe, gallery))
-
-    def block(self, b: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """-> match, keep, own: (b, m) bool; own is True where the gallery entry is the probe itself."""
-        match, camera, own = (
-            probe[b, None] == gallery for probe, gallery in (self.identity, self.camera, self.index)
-        )
-        left_out = {"keep": own, "drop": own | (match & camera), "drop_all": own | camera}[self.same_camera]
-        return match, ~left_out, own
-
-
-def _per_probe(condition: str, probe: np.ndarray, roster: Roster, ranking: Mapping[str, Tensor]) -> dict:
-    values = {key: value.numpy() for key, value in ranking.items()}
-    return {
-        "index": probe,
-        "condition": np.full(len(probe), condition),
-        "label": roster.labels[probe],
-        "valid": values["valid"],
-        "rank1": np.where(values["valid"], values["first"] == 1, np.nan),
-        "ap": values["ap"],
-        "inp": values["inp"],
-    }
-
-
-def _rank(
-    prepared: Tensor, metric: str, roster: Roster, probe: np.ndarray, gallery: np.ndarray, same_camera: str
-) -> dict[str, Tensor]:
-    """Ranking of the chosen gallery by the chosen probes, on the CPU."""
-    pairs = _Pairs(roster, probe, gallery, same_camera, prepared.device)
-    probe_x, gallery_x = (prepared[:, torch.as_tensor(chosen)] for chosen in (probe, gallery))
-    found = []
-    for b in blocks(len(probe), len(gallery), prepared.shape[0]):
-        match, keep, _ = pairs.block(b)
-        found.append(rank(compare(probe_x[:, b], gallery_x, metric), match, keep))
-    return {key: torch.cat([one[key] for one in found]).cpu() for key in found[0]}
-
-
-def _row(name: str, same_camera: str) -> Protocol:
-    if name not in PROTOCOLS:
-        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(PROTOCOLS)}."
-        raise UserError(f"evaluator_cfg.eval_func: {name!r} is not known; {hint}")
-    row = PROTOCOLS[name]
-    if same_camera not in SAME_CAMERA:
-        raise UserError(f"evaluator_cfg.same_camera: {same_camera!r} is not known; use {', '.join(SAME_CAMERA)}.")
-    if same_camera not in row.same_camera:
-        raise UserError(
-            f"evaluator_cfg.same_camera: {name} has its own rule ({row.same_camera[0]}), {same_camera!r} would give "
-            "numbers under a wrong name; use eval_func: evaluate_retrieval."
-        )
-    return row
-
-
-def _roster(
-    name: str, row: Protocol, labels: Sequence[str], types: Sequence[str], views: Sequence[str],
-    probes: Collection[str] | None, camera: str,
-) -> Roster:
-    if camera not in CAMERAS:
-        raise UserError(f"evaluator_cfg.camera: {camera!r} is not known; use {', '.join(CAMERAS)}.")
-    if not len(labels) == len(types) == len(views):
-        raise ValueError(f"labels, types, views differ in length: {len(labels)}, {len(types)}, {len(views)}")
-    if not len(labels):
-        raise UserError(f"{name}: the test set is empty; check TEST_SET of the partition and data_cfg.dataset_root.")
-    cameras = [CAMERAS[camera](type_, view) for type_, view in zip(types, views, strict=True)]
-    listed = None
-    if row.probes == "needed" and probes is None:
-        raise UserError(
-            f"{name} needs a PROBE_SET in data_cfg.dataset_partition; take the benchmark's own partition file, or "
-            "use eval_func: evaluate_retrieval for leave-one-out."
-        )
-    if row.probes != "unused" and probes is not None:
-        names = np.array([f"{a}-{b}-{c}" for a, b, c in zip(labels, types, views, strict=True)])
-        listed = np.isin(names, list(probes))
-        absent = sorted(set(probes) - set(names[listed]))
-        if absent:
+        if same_camera not in SAME_CAMERA:
+            raise UserError(f"evaluator_cfg.same_camera: {same_camera!r} is not known; use {', '.join(SAME_CAMERA)}.")
+        if same_camera not in self.row.same_camera:
             raise UserError(
-                f"{name}: {len(absent)} of {len(set(probes))} sequences of PROBE_SET are not in the test set, first "
-                f"{', '.join(absent[:3])}; convert them, lower data_cfg.frame_threshold if it dropped them, or take "
-                "them out of PROBE_SET."
+                f"evaluator_cfg.same_camera: {name} has its own rule, {same_camera!r} would give numbers under a wrong "
+                "name; use eval_func: evaluate_retrieval."
             )
-    arrays = (np.asarray(list(values), dtype=str) for values in (labels, types, views, cameras))
-    return Roster(*arrays, listed)
+        self.camera = self.row.camera or camera
+        self.roster = make_roster(
+            self.name, labels, types, views, camera=self.camera, probes=probes, need=self.row.probes
+        )
+        self.chosen = [choose(self.name, condition, self.roster) for condition in self.row.conditions]
+        self.views = check_views(self.chosen, self.roster) if self.row.views else np.array([""])
+        rule = self.rule(next(figure for figure in self.row.figures if isinstance(figure, Ranking)))
+        self.counts = [count_pairs(self.roster, condition, rule) for condition in self.chosen]
+        for condition, (valid, _) in zip(self.chosen, self.counts, strict=True):
+            if not valid.any():
+                raise UserError(no_match(condition, rule))
+        self.sent = None
+        if self.row.submission is not None:
+            self.sent = choose(self.name, self.row.submission, self.roster)
+            check_submission(self.roster, self.sent)
+
+    def rule(self, figure: Ranking | Matrix) -> str:
+        """What a figure does about gallery entries of the probe's camera."""
+        if isinstance(figure, Matrix):
+            return "view by view"
+        return self.same_camera if figure.same_camera is None else figure.same_camera
+
+    def told(self) -> dict[str, str]:
+        return {"protocol": self.name, "same_camera": self.rule(self.row.figures[0]), "camera": self.camera}
+
+    def gallery_size(self) -> int:
+        return len(np.unique(np.concatenate([condition.gallery for condition in self.chosen])))
+
+    def view_of(self, index: np.ndarray) -> np.ndarray:
+        """Place (b,) in `views` of the view of some sequences; 0 where the protocol does not go by views."""
+        return np.searchsorted(self.views, self.roster.cameras[index]) if self.row.views else np.zeros_like(index)
 
 
-def _conditions(name: str, row: Protocol, roster: Roster) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, probe indices and gallery indices of every condition; none of them empty."""
-    chosen = []
-    for condition in row.conditions:
-        probe, gallery = (np.flatnonzero(select(roster)) for select in (condition.probe, condition.gallery))
-        if not len(probe) or not len(gallery):
-            raise UserError(_no_valid_probe(name, condition.name, len(probe), len(gallery), "keep"))
-        chosen.append((condition.name, probe, gallery))
-    return chosen
+def _score(test: _Test, x: Tensor, metric: str, chosen: Chosen) -> tuple[dict, dict, dict, dict]:
+    """One condition -> figures {"rule", *CONVENTIONS: {name: percent}}, the same by view {view: {name: percent}},
+    matrices {convention: {name: (v, v)}} and per-probe arrays (b,)."""
+    view, figures, columns, cells = test.view_of(chosen.probe), {key: {} for key in ("rule", *CONVENTIONS)}, {}, {}
+    rank1 = ranked = None
+    for figure in test.row.figures:
+        if isinstance(figure, Matrix):
+            first = matrix_places(x, metric, test.roster, chosen, test.views)
+            found = {key: matrix_cells(first, view, len(test.views), key, figure.digits) for key in CONVENTIONS}
+            cells |= {key: {name: _plain(cell) for name, cell in each.items()} for key, each in found.items()}
+            one = {key: matrix_figures(each) for key, each in found.items()}
+            one["rule"], column = one["all"], {name: off_diagonal(cell) for name, cell in found["all"].items()}
+            others = np.arange(len(test.views)) != view[:, None]
+            rank1 = ((first == 1) & others).sum(1) / (len(test.views) - 1) if rank1 is None else rank1
+        else:
+            values = ranking_values(x, metric, test.roster, chosen, test.rule(figure))
+            one, column = ranking_figures(figure, values, view)
+            missed = 0.0 if figure.every_probe else np.nan
+            rank1 = np.where(values["valid"], values["first"] == 1, missed) if rank1 is None else rank1
+            ranked = values if ranked is None else ranked
+        for key, each in one.items():
+            figures[key] |= {f"{figure.prefix} {name}".strip(): value for name, value in each.items()}
+        columns |= {f"{figure.prefix} {name}".strip(): _plain(each) for name, each in column.items()}
+    per_probe = {
+        "index": chosen.probe,
+        "condition": np.full(len(chosen.probe), chosen.name),
+        "label": test.roster.labels[chosen.probe],
+        "camera": test.roster.cameras[chosen.probe],
+        "valid": ranked["valid"],
+        "rank1": rank1,
+        "ap": ranked["ap"],
+        "inp": ranked["inp"],
+    }
+    if test.row.macro:
+        figures["rule"]["macro Rank-1"] = macro_rank1(rank1, per_probe["label"])
+    by_view = {name: {key: each[k] for key, each in columns.items()} for k, name in enumerate(test.views.tolist())}
+    return figures, by_view, cells, per_probe
 
 
-def _gallery_size(row: Protocol, roster: Roster) -> int:
-    return int(np.logical_or.reduce([condition.gallery(roster) for condition in row.conditions]).sum())
-
-
-def _no_valid_probe(name: str, condition: str, probes: int, gallery: int, same_camera: str) -> str:
-    rule = {
-        "keep": "a probe needs another sequence of its label in the gallery: check labels and PROBE_SET",
-        "drop": "same_camera: drop leaves out its own label's entries of its camera: check the camera key, or use keep",
-        "drop_all": "same_camera: drop_all leaves out every entry of its camera: check the camera key, or use keep",
-    }[same_camera]
-    return f"{f'{name} {condition}'.strip()}: none of {probes} probes has a match among {gallery} sequences; {rule}."
+def _plain(numbers: np.ndarray) -> list:
+    """Lists of floats that JSON takes: None for NaN."""
+    return np.where(np.isfinite(numbers), numbers.astype(object), None).tolist()
 
 
 def _check_finite(x: Tensor, roster: Roster) -> None:
