@@ -127,13 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = {"/".join(Path(job.source).with_suffix("").parts[-2:]) for job in jobs}
         if args.skip and not skip <= known:
             raise UserError(f"--skip names {min(skip - known)}, which is not among the {len(jobs)} walks.")
-        lines = convert_and_report(
+        return convert_and_report(
             functools.partial(read_walk, step=args.step, clip=args.clip, skip=skip), jobs, args, converter="kinectgait",
-            options={"step": args.step, "clip": args.clip, "skip": sorted(skip)}, joints=len(NAMES),
+            options={"step": args.step, "clip": args.clip, "skip": sorted(skip)}, joints=len(NAMES), ignored=ignored,
+            layout="Person<nnn>/<walk>.txt",
         )  # fmt: skip
-        if ignored:
-            lines += f"\n  passed over, not named Person<nnn>/<walk>.txt: {len(ignored)} ({'; '.join(ignored[:5])})"
-        return lines
 
     return run_entry("kinectgait", body)
 

@@ -13,7 +13,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from bpmt_ext.data.convert import folds_of, inner_split
+from bpmt_ext.data import posetexts
+from bpmt_ext.data.partitions import folds_of, inner_split
 from bpmt_ext.data.pickles import read_pose, write_pickle
 from bpmt_ext.errors import UserError
 
@@ -130,7 +131,7 @@ def test_an_interrupted_run_is_continued_to_the_same_result(tmp_path: Path, caps
     (out / "sequences.jsonl").write_text("\n".join(lines)[:-30])  # the last line is half written
     kept = out / "0002" / "camid1_videoid0" / "seq0" / "seq0.pkl"
     before = kept.stat().st_mtime_ns
-    calls, read = [], GAIT3D.parse_frame
+    calls, read = [], posetexts.parse_frame
 
     def interrupted(text: str) -> list[float] | str:
         calls.append(text)
@@ -138,7 +139,7 @@ def test_an_interrupted_run_is_continued_to_the_same_result(tmp_path: Path, caps
             raise KeyboardInterrupt
         return read(text)
 
-    monkeypatch.setattr(GAIT3D, "parse_frame", interrupted)
+    monkeypatch.setattr(posetexts, "parse_frame", interrupted)
     assert run(GAIT3D, raw, out) == 130
     assert "continues where it stopped" in capsys.readouterr().err
     monkeypatch.undo()
