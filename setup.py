@@ -18,7 +18,11 @@ setup(
     # The two folders lie at the top for people to find and inside the package once installed.
     packages=[*find_packages(include=["bpmt_ext", "bpmt_ext.*"]), "bpmt_ext.configs", "bpmt_ext.datasets"],
     package_dir={"bpmt_ext.configs": "configs", "bpmt_ext.datasets": "datasets"},
-    package_data={"bpmt_ext.configs": ["**/*.yaml"], "bpmt_ext.datasets": ["**/*.json", "**/*.md", "**/*.txt"]},
+    package_data={
+        "bpmt_ext.configs": ["**/*.yaml"],
+        "bpmt_ext.datasets": ["**/*.json", "**/*.md", "**/*.txt"],
+        "bpmt_ext.report": ["published.yaml"],
+    },
     include_package_data=False,
     entry_points={"console_scripts": ["bpmt = bpmt_ext.cli:main"]},
     install_requires=[

@@ -35,7 +35,15 @@ def _positive(text: str) -> int:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfgs", required=True, metavar="FILE", help="the config, a YAML file")
+    _add_plugins(parser)
     _add_opts(parser)
+
+
+def _add_plugins(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE",
+        help="a Python file of yours that registers networks or transforms; it is run",
+    )  # fmt: skip
 
 
 def _add_opts(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +71,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _settings(args: argparse.Namespace) -> Settings:
     """The settings of --cfgs and --opts; options of an earlier stage (`t1.trainer_cfg.seed=2`) are the engine's."""
     from bpmt_ext.config import load_settings, suggestion
+    from bpmt_ext.plugins import load_plugins
 
+    load_plugins(args.plugin)
     of_stages = [text for text in args.opts if re.match(r"t\d+\.", text)]
     settings = load_settings(args.cfgs, [text for text in args.opts if text not in of_stages], root=Path.cwd())
     stages = settings.model_cfg.stages
@@ -96,6 +106,52 @@ def _demo(args: argparse.Namespace) -> int:
     from bpmt_ext.engine.demo import run
 
     return run(Path(args.output).absolute(), args.seed)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from bpmt_ext.engine.compare import Options, run
+    from bpmt_ext.metrics.yardsticks import YARDSTICKS
+
+    def path(value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    if not args.report and not args.cfgs:
+        raise UserError("compare: no config is given; name at least one with --cfgs, or print what is there: --report")
+    named = YARDSTICKS if args.yardsticks == [] else args.yardsticks or ()
+    return run(Options(
+        out=args.out.expanduser().absolute(), cfgs=tuple(args.cfgs), axes=path(args.axes), opts=tuple(args.opts),
+        seeds=tuple(dict.fromkeys(args.seeds)), folds=args.folds, fold=tuple(dict.fromkeys(args.fold)),
+        fold_dir=path(args.fold_dir), inner=args.inner, root=path(args.root),
+        tests={name: path(Path(value)) for name, value in args.test}, minutes=args.minutes or 0.0,
+        iterations=args.iterations or 0, split={name: _share(name, value) for name, value in args.split},
+        budget_from=path(args.budget_from), untrained=args.untrained, yardsticks=tuple(named),
+        reference=args.reference, form=args.format, report=args.report, threads=args.threads,
+        plugins=tuple(args.plugin),
+    ))  # fmt: skip
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text}: write NAME=VALUE")
+    return name, value
+
+
+def _share(name: str, value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise UserError(f"--split {name}={value}: a share lies between 0 and 1, e.g. t1=0.4")
+    return share
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number of minutes above 0")
+    return value
 
 
 def _link(args: argparse.Namespace) -> int:
@@ -148,8 +204,49 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-data", help="open every file of a config's data once and report")
     _add_config(check)
     check.set_defaults(handler=_check_data)
+    _add_compare(commands)
     _add_hosts(commands)
     return parser
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    """The command that trains and tests several methods on the same splits."""
+    compare = commands.add_parser(
+        "compare", help="train and test several configs on the same splits; one table",
+        description="Train and test methods on the same splits, each in a process of its own, and print one table. "
+        "What stands in DIR is not done again; several processes may work in one DIR.",
+    )  # fmt: skip
+    add = compare.add_argument
+    add("--cfgs", nargs="+", action="extend", default=[], metavar="[LABEL=]FILE[@scratch|@untrained]",
+        help="configs; @scratch leaves out the earlier stages they name, @untrained trains nothing")
+    add("--axes", type=Path, metavar="FILE", help="YAML grid over every config: section.key: [values], or name: "
+        "{value: {section.key: value, ...}, ...} to change several keys together")
+    add("--seeds", nargs="+", type=_count, default=[0], metavar="N", help="seeds of the trainings (default: 0)")
+    add("--folds", type=_positive, default=0, metavar="K", help="folds 0 to K-1; without it the configs' own split")
+    add("--fold", nargs="+", type=_count, default=[], metavar="I", help="only these folds, to share the work")
+    add("--fold-dir", type=Path, metavar="DIR", help="where fold<i>.json lie (default: ROOT/folds, or beside the "
+        "configs' partition)")
+    add("--inner", action="store_true", help="take fold<i>_inner.json, which leave the test people alone")
+    add("--root", type=Path, metavar="PATH", help="training data of all configs, in place of data_cfg.dataset_root")
+    add("--test", nargs="+", action="extend", type=_pair, default=[], metavar="NAME=ROOT",
+        help="test sets by name and data root (default: the training root)")
+    length = compare.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=_minutes, metavar="M", help="length of one training, all stages: minutes of "
+                        "processor time, on a GPU of the clock; becomes iterations by a speed measured once")
+    length.add_argument("--iterations", type=_positive, metavar="N", help="length of one training, all stages")
+    add("--split", nargs="+", action="extend", type=_pair, default=[], metavar="STAGE=SHARE",
+        help="share of the length for a stage (default: as the configs' own total_iter cost)")
+    add("--budget-from", type=Path, metavar="FILE", help="budget.json of another comparison: its measured speeds")
+    add("--untrained", action="store_true", help="also every network as it starts")
+    add("--yardsticks", nargs="*", metavar="NAME", help="also the yardsticks, all of them or these")
+    add("--reference", default="best", metavar="LABEL", help="whom the others are compared with: best, first, a label")
+    add("--format", choices=("markdown", "text", "csv", "latex", "json"), default="markdown", help="what is printed")
+    add("--report", action="store_true", help="only print what stands in DIR")
+    add("--threads", type=_positive, default=1, metavar="N", help="threads of a training on a CPU (default: 1)")
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder of this comparison")
+    _add_plugins(compare)
+    _add_opts(compare)
+    compare.set_defaults(handler=_compare)
 
 
 def _add_hosts(commands: argparse._SubParsersAction) -> None:

@@ -40,6 +40,7 @@ from bpmt_ext.config_schema import (
     TrainerConfig,
 )
 from bpmt_ext.errors import UserError
+from bpmt_ext.skeletons import get_skeleton
 
 __all__ = [
     "DataConfig", "EvaluatorConfig", "LossConfig", "ModelConfig", "OptimizerConfig", "SamplerConfig",
@@ -77,7 +78,20 @@ class Settings(Section):
                     f"scheduler_cfg.total_steps {steps} is less than trainer_cfg.total_iter "
                     f"{self.trainer_cfg.total_iter}; OneCycleLR needs at least as many steps as iterations"
                 )
+        named = self.model_cfg.joint_format
+        if named is not None:
+            self._one_format(named)
         return self
+
+    def _one_format(self, named: str) -> None:
+        """ValueError if model_cfg.joint_format is no format, or another one than the data's."""
+        try:
+            same = get_skeleton(named).name == get_skeleton(self.data_cfg.joint_format).name
+        except UserError as error:
+            raise ValueError(f"model_cfg.joint_format is refused: {error}") from error
+        if self.data_cfg.skeleton is not None or not same:
+            own = "skeleton" if self.data_cfg.skeleton is not None else f"joint_format {self.data_cfg.joint_format}"
+            raise ValueError(f"model_cfg.joint_format {named} contradicts data_cfg.{own}; drop one of them")
 
     @property
     def written(self) -> frozenset[str]:
@@ -249,6 +263,10 @@ def _complete(layers: Layers, default_loss: Any) -> set[str]:
         if isinstance(values.get(section), dict) and values[section].get(key) is None:
             values[section][key] = dig(values, origin)
             derived.add(path)
+    named, data = dig(values, "model_cfg.joint_format"), values.get("data_cfg")
+    if isinstance(named, str) and isinstance(data, dict) and "data_cfg.joint_format" not in layers.sources:
+        data["joint_format"] = named  # the hosts' configs say it there
+        derived.add("data_cfg.joint_format")
     if isinstance(loss, dict) and loss.get("type") != default_loss["type"]:
         # another loss does not take over the default one's arguments
         for key in set(default_loss) - set(LossConfig.model_fields):

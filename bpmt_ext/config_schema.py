@@ -60,7 +60,13 @@ class DataConfig(Section):
     test_dataset_name: str | None = _said(None, "Name the test protocol is told; dataset_name where left out")
     remove_no_gallery: bool = _said(False, "Accepted because the hosts' configs carry it; has no effect there or here")
     data_in_use: list[bool | int] | None = _said(None, "Which modalities of a sequence are used; all where left out")
-    joint_format: str = _said("coco17", "Joint format of the poses, a name of the skeleton table")
+    transform_on: Literal["worker", "device"] = _said(
+        "worker", "Where transforms run: in the processes that read, or on the training device, a whole batch at once; "
+        "the numbers are the same",
+    )
+    joint_format: str = _said(
+        "coco17", "Joint format of the poses, a name of the skeleton table; model_cfg.joint_format where left out"
+    )
     skeleton: dict[str, Any] | None = _said(None, "A joint format of your own, in place of joint_format")
     validation: float = Field(default=0.0, ge=0, lt=1, description="Share of the training labels held out, 0 = none")
     validation_seed: Count = _said(0, "Chooses which labels are held out")
@@ -85,9 +91,14 @@ def _single(value: Any) -> Any:
 class SamplerConfig(Section):
     """Which sequences make a batch and which of their frames are taken."""
 
-    type: str = Field(description="Name of the sampler: TripletSampler, CommonSampler, InferenceSampler, ...")
+    type: str = Field(
+        description="Name of the sampler: TripletSampler, RandomTripletSampler, CommonSampler; tests: InferenceSampler"
+    )
     batch_size: Annotated[Positive | list[Positive], BeforeValidator(_single)] = Field(
         description="Sequences in a batch over all processes, or [labels, sequences of each] for TripletSampler"
+    )
+    repeat: dict[str, Positive] | None = _said(
+        None, "How often a training sequence is listed whose type begins so, as {bg: 3, cl: 3}; once where left out"
     )
     batch_shuffle: bool = _said(False, "Shuffle the sequences within a batch")
     sample_type: Order = Field(
@@ -163,6 +174,7 @@ class ModelConfig(OpenSection):
     """The network; further keys are its own arguments."""
 
     model: str = Field(description="Name of the network")
+    joint_format: str | None = _said(None, "Joint format as the hosts' configs give it; data_cfg.joint_format is ours")
     stages: Annotated[dict[str, str], BeforeValidator(_without_nothing)] = _said(
         {}, "Earlier stages by name: their config or their checkpoint; null takes one out"
     )
@@ -188,9 +200,12 @@ class TrainerConfig(Section):
     """How the network is trained."""
 
     enable_float16: bool = _said(False, "Train in half precision (fp16 on a GPU, bf16 on a CPU)")
-    with_test: bool = _said(False, "Test at the end of the training (a host: at every checkpoint)")
+    with_test: bool = _said(
+        False, "Test at the end of the training (a host: at every checkpoint): the best checkpoint "
+        "if evaluator_cfg.restore_hint is best, else the last"
+    )
     fix_BN: bool = _said(False, "Freeze all BatchNorm layers")
-    sync_BN: bool = _said(False, "BatchNorm over all processes; needs GPUs")
+    sync_BN: bool = _said(False, "BatchNorm over all processes; on CPUs each process has its own")
     log_iter: Positive = _said(100, "Iterations between two lines of the log")
     save_iter: Positive = _said(2000, "Iterations between two checkpoints")
     save_name: Name = _said("tmp", "Name of the run; the last folder of the output path")
@@ -205,6 +220,11 @@ class TrainerConfig(Section):
     val_iter: Count = _said(0, "Iterations between two validations, 0 = never")
     precision: Annotated[Literal["off", "bf16", "fp16"] | None, BeforeValidator(_spelt_off)] = _said(
         None, "off, bf16 or fp16; where left out, enable_float16 decides"
+    )
+    accumulate: Positive = _said(
+        1, "Share a batch among this many passes, one after the other, for less memory: a step's gradient is the mean "
+        "of theirs. Losses that compare sequences and BatchNorm see one share at a time; with TripletSampler and no "
+        "batch_shuffle a share holds whole labels if their number is a multiple",
     )
     clip_grad: float | None = Field(default=None, gt=0, description="Largest norm of the gradient, not cut if left out")
 

@@ -52,7 +52,7 @@ def test_help_is_quick_and_needs_no_torch() -> None:
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        for command in ("demo", "train", "test", "check-data"):
+        for command in ("demo", "train", "test", "check-data", "compare"):
             assert command in done.stdout
         return time.perf_counter() - start
 
@@ -132,3 +132,23 @@ def test_help_lists_every_command_and_trust_is_handed_on(calls: list, capsys: py
     for flags, trust in (([], False), (["--trust-checkpoint"], True)):
         assert main(["test", "--cfgs", config, *flags]) == 0
         assert calls[-1][-1]["trust"] is trust
+
+
+def test_a_comparison_as_the_readme_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bpmt_ext.engine import compare
+
+    asked: list = []
+    monkeypatch.setattr(compare, "run", lambda options: asked.append(options) or 0)
+    monkeypatch.chdir(tmp_path)
+    lines = [line.split() for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("bpmt compare")]
+    assert lines and all(main(words[1:]) == 0 for words in lines)
+    more = ["--minutes", "3", "--split", "t1=0.5", "--yardsticks", "--seeds", "0", "1", "0", "--fold-dir", "f"]
+    assert main([*lines[0][1:], *more]) == 0
+    last = asked[-1]
+    assert (last.folds, last.untrained, last.seeds, last.minutes, last.split) == (5, True, (0, 1), 3.0, {"t1": 0.5})
+    assert last.tests == {"K-full": tmp_path / "K15", "K-2s": tmp_path / "K2S"} and last.root == tmp_path / "K15"
+    assert last.fold_dir == tmp_path / "f" and "bone_lengths" in last.yardsticks and asked[0].yardsticks == ()
+    assert main(["compare", "--out", "x"]) == 2
+    for wrong in (["--minutes", "0"], ["--minutes", "1", "--iterations", "2"], ["--test", "K15"], ["--seeds", "-1"]):
+        with pytest.raises(SystemExit):
+            main(["compare", "--out", "x", "--cfgs", "a.yaml", *wrong])

@@ -16,6 +16,7 @@ from bpmt_ext import config_schema
 from bpmt_ext.config import Settings, component_arguments, configs_folder, datasets_folder, load_settings, settings_from
 from bpmt_ext.config_checks import known_fields
 from bpmt_ext.config_layers import parse_yaml
+from bpmt_ext.engine.run import as_trained
 from bpmt_ext.errors import UserError
 
 MODEL = {"model_cfg": {"model": "BPMT"}}
@@ -302,6 +303,52 @@ def test_arguments_of_a_section_know_what_the_user_wrote() -> None:
     listed = settings_from(MODEL | {"loss_cfg": [{"type": "Loss", "scale": 3}]})
     assert listed.arguments(Loss, "loss_cfg.0") == {"scale": 3}
     assert listed.inherited("loss_cfg.0") == {"loss_term_weight"}
+
+
+# joint formats, samplers, leftovers of the hosts' configs
+
+
+def test_the_data_follow_the_joint_format_of_the_network() -> None:
+    named = {"model_cfg": {"model": "GaitTR", "joint_format": "alphapose"}}
+    settings = settings_from(named)
+    assert settings.data_cfg.joint_format == "alphapose" and "joint_format" not in settings.model_cfg.free
+    assert settings_from(yaml.safe_load(yaml.safe_dump(settings.resolved()))).resolved() == settings.resolved()
+    assert settings_from(MODEL).data_cfg.joint_format == "coco17"
+    same = settings_from(named | {"data_cfg": {"joint_format": "openpose18"}})  # another name of the same format
+    assert same.data_cfg.joint_format == "openpose18"
+    (line,) = faults(named | {"data_cfg": {"joint_format": "coco17"}})
+    assert line == ("mine.yaml: model_cfg.joint_format alphapose contradicts data_cfg.joint_format coco17; "
+                    "drop one of them")
+    (line,) = faults(named | {"data_cfg": {"skeleton": {"name": "own"}}})
+    assert "contradicts data_cfg.skeleton" in line
+    (line,) = faults({"model_cfg": {"model": "GaitTR", "joint_format": "alphapos"}})
+    assert "model_cfg.joint_format is refused: unknown joint format 'alphapos'" in line and "alphapose?" in line
+
+
+def test_keys_of_ours_for_the_data_path() -> None:
+    settings = settings_from(MODEL | {"data_cfg": {"transform_on": "device"}, "trainer_cfg": {
+        "accumulate": 4, "sampler": {"type": "CommonSampler", "batch_size": 8, "repeat": {"bg": 3, "cl": 3}}}})
+    assert settings.trainer_cfg.sampler.repeat == {"bg": 3, "cl": 3} and settings.data_cfg.transform_on == "device"
+    for values, text in (
+        ({"data_cfg": {"transform_on": "gpu"}}, "data_cfg.transform_on should be 'worker' or 'device'"),
+        ({"trainer_cfg": {"accumulate": 0}}, "trainer_cfg.accumulate should be greater than or equal to 1"),
+        ({"trainer_cfg": {"sampler": {"repeat": {"bg": 0}}}}, "repeat.bg should be greater"),
+    ):
+        (line,) = faults(MODEL | values)
+        assert text in line
+
+
+def test_a_test_sampler_without_a_type_is_the_defaults() -> None:
+    sampler = {"batch_size": 256, "sample_type": "fixed_ordered", "frames_num_fixed": 60, "frames_skip_num": 0}
+    settings = settings_from(MODEL | {"evaluator_cfg": {"sampler": sampler, "restore_hint": 6000}})
+    assert settings.evaluator_cfg.sampler.type == "InferenceSampler" and settings.evaluator_cfg.restore_hint == 6000
+
+
+def test_a_test_after_training_is_of_what_was_trained() -> None:
+    for hint, after in ((40000, "last"), ("other.pt", "last"), ("best", "best"), ("last", "last")):
+        values = {"evaluator_cfg": {"restore_hint": hint, "save_name": "b"}, "trainer_cfg": {"save_name": "a"}}
+        tested = as_trained(settings_from(MODEL | values, root="/r")).evaluator_cfg
+        assert (tested.restore_hint, tested.save_name) == (after, "a")
 
 
 # YAML, paths, output

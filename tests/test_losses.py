@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bpmt_ext.losses import CrossEntropyLoss, TripletLoss, part_distances
+from bpmt_ext.losses import (
+    CrossEntropyLoss,
+    MinedTripletLoss,
+    SupConLoss_Lp,
+    SupConLoss_Re,
+    TripletLoss,
+    part_distances,
+)
 
 # baselines.md section 8: batch-hard per part, then batch-all over the parts; baselines_plus.md: cross-entropy
 FEATURES = torch.sin(0.3 * 1.7 * torch.arange(96, dtype=torch.float64)).reshape(8, 4, 3)
@@ -131,12 +140,115 @@ def test_parameters_are_the_hosts_and_are_checked() -> None:
 
     assert getfullargspec(TripletLoss.__init__).args[1:4] == ["margin", "is_hard_loss", "loss_term_weight"]
     assert getfullargspec(CrossEntropyLoss.__init__).args[1:5] == ["scale", "label_smooth", "eps", "loss_term_weight"]
+    for loss in (SupConLoss_Re, SupConLoss_Lp, MinedTripletLoss):
+        assert getfullargspec(loss.__init__).args[-1] == "loss_term_weight"
     assert (TripletLoss(0.2).hard, TripletLoss.pairwise, CrossEntropyLoss.pairwise) == (False, True, False)
     wrong = [
         lambda: TripletLoss("0.3"), lambda: TripletLoss(-1.0), lambda: TripletLoss(math.nan), lambda: TripletLoss(True),
         lambda: TripletLoss(0.3, mean_over="some"), lambda: CrossEntropyLoss(scale=None),
-        lambda: CrossEntropyLoss(scale=0), lambda: CrossEntropyLoss(eps=1.0),
+        lambda: CrossEntropyLoss(scale=0), lambda: CrossEntropyLoss(eps=1.0), lambda: SupConLoss_Re(temperature=0),
+        lambda: SupConLoss_Re(base_temperature="1"), lambda: SupConLoss_Lp(temperature=-1.0),
+        lambda: MinedTripletLoss(margin=None), lambda: MinedTripletLoss(miner="ms"),
+        lambda: SupConLoss_Re()(VIEWS[0], LABELS),
+        lambda: SupConLoss_Lp()(MINED.expand(-1, -1, 2), LABELS), lambda: MinedTripletLoss()(MINED[:, :, 0], LABELS),
     ]  # fmt: skip
     for build in wrong:
         with pytest.raises(ValueError):
             build()
+
+# supervised contrastive and mined triplet: baselines.md section 8, baselines_plus.md section 8
+
+VIEWS = torch.sin(0.3 * 2.3 * torch.arange(40, dtype=torch.float64)).reshape(4, 2, 5)
+VIEWS = VIEWS / VIEWS.norm(dim=2, keepdim=True)
+MINED = torch.sin(0.01 * torch.arange(96, dtype=torch.float64) ** 2).reshape(8, 12, 1)
+
+
+def test_the_hosts_contrastive_and_mined_vectors() -> None:
+    assert math.isclose(SupConLoss_Re()(VIEWS, torch.tensor([0, 1, 0, 2]))[0].item(), 20.83823170, abs_tol=1e-8)
+    mined = MinedTripletLoss(miner=True)
+    for loss in (MinedTripletLoss(), mined):
+        assert math.isclose(loss(MINED, LABELS)[0].item(), 0.32422200, abs_tol=1e-8)
+    kept = mined.miner(MINED[:, :, 0], LABELS)
+    assert [len(side) for side in kept] == [6, 6, 32, 32]
+
+
+def naive_contrastive(rows: Tensor, labels: list[int], score: Tensor, skip_zero: bool) -> float:
+    """One anchor after the other: minus the mean log share of its positives among all other rows."""
+    terms = []
+    for a in range(len(rows)):
+        others = [b for b in range(len(rows)) if b != a]
+        mates = [b for b in others if labels[b] == labels[a]]
+        if mates:
+            total = math.log(sum(math.exp(float(score[a, b] - score[a, others].max())) for b in others))
+            shares = [float(score[a, b] - score[a, others].max()) - total for b in mates]
+            terms.append(-sum(shares) / len(mates))
+    terms = [term for term in terms if term > 0 or not skip_zero]
+    return sum(terms) / max(len(terms), 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches, st.sampled_from([0.01, 0.1, 1.0]))
+def test_contrastive_is_the_naive_loop(batch: tuple, temperature: float) -> None:
+    labels, seed, width, views = batch
+    x = torch.randn(len(labels), views, width + 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = (x / x.norm(dim=2, keepdim=True)).requires_grad_()
+    loss, _ = SupConLoss_Re(temperature=temperature)(x, torch.tensor(labels))
+    rows, owner = x.detach().flatten(0, 1), [label for label in labels for _ in range(views)]
+    expected = naive_contrastive(rows, owner, rows @ rows.T / temperature, False) * temperature / 0.07
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    loss.backward()
+    assert torch.isfinite(x.grad).all()
+    loss, _ = SupConLoss_Lp(temperature=temperature)(x[:, 0], torch.tensor(labels))
+    rows = rows[::views]
+    strangers = len(set(labels)) > 1  # without any the library has no loss
+    expected = naive_contrastive(rows, labels, -torch.cdist(rows, rows) / temperature, True) if strangers else 0.0
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches, st.booleans())
+def test_mined_triplet_is_the_naive_loop(batch: tuple, miner: bool) -> None:
+    labels, seed, width, parts = batch
+    x = torch.randn(len(labels), width + 1, parts, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    losses = []
+    for rows in (x / x.norm(dim=1, keepdim=True)).unbind(2):
+        near, terms, everyone = rows @ rows.T, [], range(len(rows))
+        for a in everyone:
+            mates = [b for b in everyone if b != a and labels[b] == labels[a]]
+            others = [b for b in everyone if labels[b] != labels[a]]
+            if miner and mates and others:
+                kept = [b for b in mates if near[a, b] - 0.1 < near[a, others].max()]
+                others = [b for b in others if near[a, b] + 0.1 > near[a, mates].min()]
+                mates = kept
+            gap = [(rows[a] - rows[b]).norm() - (rows[a] - rows[c]).norm() + 0.05 for b in mates for c in others]
+            terms += [float(term) for term in gap if term > 0]
+        losses.append(sum(terms) / max(len(terms), 1))
+    found = MinedTripletLoss(margin=0.05, miner=miner)(x, torch.tensor(labels))[0]
+    assert found.item() == pytest.approx(sum(losses) / parts, rel=1e-6, abs=1e-6)
+
+
+PAIRED = [(SupConLoss_Re(), (5, 1, 4)), (SupConLoss_Lp(), (5, 4)), (SupConLoss_Lp(), (5, 4, 1)),
+          (MinedTripletLoss(), (5, 4, 2)), (MinedTripletLoss(miner=True), (5, 4, 2))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss_fn", "shape"), PAIRED, ids=lambda x: type(x).__name__ if callable(x) else str(x))
+def test_pair_losses_without_positives_and_in_half_precision(loss_fn: torch.nn.Module, shape: tuple[int, ...]) -> None:
+    for n, labels in ((5, [0, 1, 2, 3, 4]), (1, [0])):
+        x = torch.randn(n, *shape[1:], requires_grad=True)
+        loss, _ = loss_fn(x, torch.tensor(labels))
+        loss.backward()
+        assert loss.item() == 0 and torch.equal(x.grad, torch.zeros_like(x))
+    same = torch.ones(shape, requires_grad=True)  # distance 0, where a root has no slope
+    loss_fn(same, torch.tensor([0, 0, 1, 1, 1]))[0].backward()
+    assert torch.isfinite(same.grad).all() and loss_fn.pairwise
+    half, labels = torch.randn(shape).bfloat16(), torch.tensor([0, 0, 1, 1, 1])
+    whole = loss_fn(half.float(), labels)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss_fn(half, labels)[0], whole) and whole.dtype == torch.float32 and whole > 0
+
+
+def test_the_library_is_imported_by_those_who_use_it() -> None:
+    code = ("import sys, bpmt_ext.losses as l; l.SupConLoss_Re(); l.TripletLoss(0.3)\n"
+            "assert 'pytorch_metric_learning' not in sys.modules\n"
+            "l.SupConLoss_Lp(); assert 'pytorch_metric_learning' in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from bpmt_ext.engine.logs import Journal, read_metrics
 from bpmt_ext.report.curves import draw_curves
-from bpmt_ext.report.tables import results_table, text_table
+from bpmt_ext.report.results import results_table
+from bpmt_ext.report.tables import text_table
 
 ROWS = [
     {"iteration": 2, "split": "train", "loss": 3.0, "triplet/loss": 1.0, "softmax/loss": 2.0, "softmax/accuracy": 25.0,

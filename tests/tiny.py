@@ -38,6 +38,39 @@ def write_data(
     return partition
 
 
+CASIA_B = ("nm-01", "nm-05", "bg-01", "cl-01")
+SUSTECH1K = ("00-nm", "01-nm", "01-bg", "01-cl", "01-cr", "01-ub", "01-uf", "01-oc", "01-nt")
+CCPG = ("U0_D0_BG", "U0_D0", "U3_D3", "U1_D1", "U0_D3", "U1_D0")
+LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # types and views of every person
+    "CASIA-B": (CASIA_B, ("000", "090")), "OUMVLP": (("00", "01"), ("000", "090")),
+    "GREW": (("01", "02"), ("{label}{type}",)), "Gait3D": (("camid0_videoid0", "camid1_videoid1"), ("seq0",)),
+    "CCPG": (CCPG, ("00_a", "01_a")), "SUSTech1K": (SUSTECH1K, ("000", "090")),
+}  # fmt: skip
+
+
+def write_layout(root: Path, dataset: str, *, train: int, test: int, joints: int, frames: int) -> Path:
+    """A data set with the types, the views and the partition of a public one; every sequence has so many frames."""
+    types, views = LAYOUTS[dataset]
+    labels = [f"{k:04d}" for k in range(train + test)]
+    for k, label in enumerate(labels):
+        pose = walking(len(types) * len(views), frames, joints, 3, seed=k).numpy() * 40 + 100
+        places = [(kind, view.format(label=label, type=kind)) for kind in types for view in views]
+        for (kind, view), own in zip(places, pose, strict=True):
+            (root / label / kind / view).mkdir(parents=True)
+            write_pickle(root / label / kind / view / "pose.pkl", own.copy())
+    lists = {"TRAIN_SET": labels[:train], "TEST_SET": labels[train:]}
+    if dataset == "Gait3D":
+        lists["PROBE_SET"] = [f"{label}-camid0_videoid0-seq0" for label in labels[train:]]
+    if dataset == "GREW":  # whose probes are known to its server only
+        lists["TEST_SET"].append("probe")
+        for k in range(3):
+            (root / "probe" / "03" / f"video{k}").mkdir(parents=True)
+            write_pickle(root / "probe" / "03" / f"video{k}" / "pose.pkl", own + np.float32(k))
+    partition = root.with_suffix(".json")
+    partition.write_text(json.dumps(lists))
+    return partition
+
+
 def base(**trainer: Any) -> dict[str, Any]:
     """What the three stages share."""
     scale = [{"type": "FillMissing"}, {"type": "RescaleCenter", "center": "neck", "scale": 1.0}]
@@ -79,6 +112,11 @@ def write_configs(folder: Path, **trainer: Any) -> None:
     for name, model in models.items():
         own = {"base": "base.yaml", "model_cfg": model, "trainer_cfg": {"save_name": name}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(own))
+
+
+def listed(value: Any) -> list[Any]:
+    """A list, or the only entry that stands for one."""
+    return value if isinstance(value, list) else [value]
 
 
 def run(name: str, *opts: str, phase: str = "train", more: tuple[str, ...] = ()) -> int:

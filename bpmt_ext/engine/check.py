@@ -57,8 +57,15 @@ def data_text(settings: Settings, report: dict[str, Any]) -> str:
 def protocol_text(settings: Settings, splits: Splits) -> str:
     """Counts of the test protocol. UserError without a valid probe."""
     counts = check_protocol(settings, splits)
-    probes = counts.pop("probes")
+    probes, every_probe = counts.pop("probes"), counts.pop("every_probe")
     lines = [f"protocol {counts.pop('protocol')}: {probes['valid']} of {probes['total']} probes have a match"]
     if probes["without_match"]:
-        lines.append(f"{probes['without_match']} probes have no match in their gallery: left out of every figure")
+        how = "counted as missed in Rank-k, left out of mAP and mINP" if every_probe else "left out of every figure"
+        lines.append(f"{probes['without_match']} probes have no match in their gallery: {how}")
+    conditions = counts.pop("conditions")
+    if len(conditions) > 1:
+        header = ["condition", "probes", "valid", "gallery"]
+        lines.append(text_table(header, [[name, *map(str, row.values())] for name, row in conditions.items()]))
+    if "views" in counts:
+        lines.append(f"views: {', '.join(counts.pop('views'))}")
     return "\n".join([*lines, json.dumps(counts)])

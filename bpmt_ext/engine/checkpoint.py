@@ -3,6 +3,7 @@
 A file holds the host's four keys (model, optimizer, scheduler, iteration) and under `engine` what exact resumption
 needs besides. It is read with `weights_only=True`, so that opening somebody's file runs none of their code unless the
 user says that they trust it, and written under another name first, so that a crash never leaves a broken one in place.
+Weights alone (`.safetensors`, as engine/zoo.py writes them) are read too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
@@ -48,6 +50,8 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such checkpoint; train first, or name another one")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: zip, pickle, runtime, ...
@@ -65,6 +69,17 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
         raise UserError(f"{path}: not a checkpoint: it has no `model` entry of named tensors; name another file")
     return state | {"model": {key: x for key, x in weights.items() if not key.startswith("loss_aggregator.")}}
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    """The weights of a .safetensors file, and the iteration if it says one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get("iteration", "0")
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({_first(error)}); take a fresh copy") from error
+    return {"model": weights, "iteration": int(said) if said.isdecimal() else 0}
 
 
 def _load_trusted(path: Path) -> Any:
@@ -168,9 +183,9 @@ def _few(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def weights_hash(network: nn.Module) -> str:
-    """A short checksum of all weights, for results files."""
+def weights_hash(network: nn.Module | Mapping[str, Tensor]) -> str:
+    """A short checksum of all weights, of a network or as a checkpoint names them, for results files."""
     total = 0
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted((network.state_dict() if isinstance(network, nn.Module) else network).items()):
         total = zlib.crc32(value.detach().cpu().contiguous().numpy().tobytes(), zlib.crc32(name.encode(), total))
     return f"{total:08x}"

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bpmt_ext.config import Settings
 from bpmt_ext.data.batches import Batch, inference_loader
 from bpmt_ext.data.sequences import SequenceSet
-from bpmt_ext.engine.parts import Run, autocast, training_precision
+from bpmt_ext.engine.parts import Run, autocast, training_precision, transform_device
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import TripletLoss
 from bpmt_ext.metrics.protocols import evaluate
@@ -63,7 +63,10 @@ def _accuracy(run: Run, sequences: SequenceSet) -> dict[str, float]:
     """Percent of sequences whose identity is the largest mean of the parts' logits; nothing without a classifier."""
     world, right, count = run.world, 0, 0
     sampler = run.settings.evaluator_cfg.sampler.model_dump()
-    for batch in inference_loader(sequences, sampler, run.test_transform, rank=world.rank, world_size=world.size):
+    loader = inference_loader(
+        sequences, sampler, run.test_transform, rank=world.rank, world_size=world.size, device=transform_device(run)
+    )
+    for batch in loader:
         batch = batch.to(world.device)
         logits = run.network(batch.pose, batch.mask).get("logits")
         if logits is None:
@@ -80,8 +83,9 @@ def _pretraining_loss(run: Run, sequences: SequenceSet) -> dict[str, float]:
     world, sums, count = run.world, {}, 0
     seed, sampler = run.settings.trainer_cfg.seed, clip_sampler(run.settings)
     loader = inference_loader(
-        sequences, sampler, run.test_transform, seed=seed, rank=world.rank, world_size=world.size
-    )
+        sequences, sampler, run.test_transform, seed=seed, rank=world.rank, world_size=world.size,
+        device=transform_device(run),
+    )  # fmt: skip
     for batch in loader:
         batch = batch.to(world.device)
         with autocast(world.device, training_precision(run.settings)):
@@ -108,6 +112,7 @@ def embed(run: Run, sequences: SequenceSet, *, progress: bool = True) -> Embeddi
         rank=world.rank,
         world_size=world.size,
         num_workers=run.settings.data_cfg.num_workers,
+        device=transform_device(run),
     )
     show = progress and world.main
     rows = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from inspect import signature
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from bpmt_ext.data.batches import Batch, Loader, inference_loader, train_loader
+from bpmt_ext.data.batches import Batch, Loader, train_loader
 from bpmt_ext.engine.checkpoint import (
     checkpoint_path,
     find_iterations,
@@ -26,9 +26,19 @@ from bpmt_ext.engine.checkpoint import (
     save_checkpoint,
 )
 from bpmt_ext.engine.distributed import World
-from bpmt_ext.engine.inference import clip_sampler, validate
+from bpmt_ext.engine.inference import validate
 from bpmt_ext.engine.logs import Journal, log
-from bpmt_ext.engine.parts import Run, autocast, resolved_text, seed_everything, training_precision, warn_of_changes
+from bpmt_ext.engine.parts import (
+    Run,
+    autocast,
+    resolved_text,
+    seed_everything,
+    training_precision,
+    transform_device,
+    warn_of_changes,
+)
+from bpmt_ext.engine.preparation import fit_inputs, release_idle
+from bpmt_ext.engine.solvers import build_solver, check_solver
 from bpmt_ext.errors import UserError
 
 
@@ -99,31 +109,10 @@ class Best:
         return {"figures": self.figures, "iteration": self.iteration}
 
 
-def build_solver(run: Run) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimiser and schedule of the config over the parameters that train. UserError for values they refuse."""
-
-    def built(section: str, cls: type, first: Any, arguments: Mapping[str, Any]) -> Any:
-        where = f"{run.settings.where(section)}: {cls.__name__}"
-        try:
-            made = cls(first, **arguments)
-        except Exception as error:  # values of any type meet code that expects numbers
-            raise UserError(f"{where} refuses its settings: {error}") from error
-        needs = [name for name, p in signature(made.step).parameters.items() if p.default is p.empty]
-        if needs:
-            raise UserError(f"{where} cannot be stepped once an iteration, it asks for {needs[0]}; choose another")
-        return made
-
-    solver, arguments = run.settings.solver()
-    weights = [p for p in run.network.parameters() if p.requires_grad]
-    optimizer = built("optimizer_cfg", solver, weights, arguments)
-    schedule, arguments = run.settings.scheduler()
-    return optimizer, built("scheduler_cfg", schedule, optimizer, arguments)
-
-
 def build_loader(run: Run, start: int) -> Loader:
     """This process's batches of the iterations from `start`. UserError for a sampler the training set cannot feed."""
     t, world = run.settings.trainer_cfg, run.world
-    return train_loader(
+    loader = train_loader(
         run.splits.train,
         t.sampler.model_dump(),
         run.train_transform,
@@ -134,12 +123,20 @@ def build_loader(run: Run, start: int) -> Loader:
         world_size=world.size,
         num_workers=run.settings.data_cfg.num_workers,
         pin_memory=world.device.type == "cuda",
+        device=transform_device(run),
     )
+    share = loader.batches.sampler.batch_size // world.size
+    if share % t.accumulate:
+        raise UserError(
+            f"trainer_cfg.accumulate {t.accumulate} does not divide the {share} sequences that trainer_cfg.sampler."
+            f"batch_size gives each of {world.size} process(es); change one of them"
+        )
+    return loader
 
 
 def check_training(run: Run) -> None:
     """Build what a training needs and let it go: what the config got wrong is told before any stage is trained."""
-    build_solver(run)
+    check_solver(run)
     build_loader(run, 0)
 
 
@@ -158,6 +155,8 @@ class Trainer:
         fit_inputs(run)
         self.model: nn.Module = run.network
         if world.size > 1:
+            if self.config.sync_BN and world.main and world.device.type != "cuda":
+                log.info("trainer_cfg.sync_BN needs GPUs: here every process has BatchNorm statistics of its own")
             release_idle(run)
             devices = [world.device] if world.device.type == "cuda" else None
             self.model = DistributedDataParallel(run.network, devices)
@@ -171,11 +170,10 @@ class Trainer:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        with autocast(self.run.world.device, self.precision):
-            out = self.model(batch.pose, batch.mask, batch.key)
-        loss, figures = self.run.objective(out, batch.label, self.run.world)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        shares = batch.shares(self.config.accumulate)
+        found = [self._backward(share, len(shares), last=share is shares[-1]) for share in shares]
+        figures = {name: torch.stack([f[name] for f in found]).mean(0) for name in found[0]}
         if self.config.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
@@ -183,6 +181,16 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
+        return figures
+
+    def _backward(self, share: Batch, shares: int, last: bool) -> dict[str, Tensor]:
+        """Add one share's part of the mean loss to the gradients, which processes exchange at the last one."""
+        apart = isinstance(self.model, DistributedDataParallel) and not last
+        with self.model.no_sync() if apart else nullcontext():
+            with autocast(self.run.world.device, self.precision):
+                out = self.model(share.pose, share.mask, share.key)
+            loss, figures = self.run.objective(out, share.label, self.run.world)
+            self.scaler.scale(loss / shares).backward()
         return figures
 
     def save(self, which: int | str) -> None:
@@ -261,44 +269,12 @@ class Trainer:
             log.info("%s: continuing from %s", self.run.settings.model_cfg.model, path.name)
 
 
-def fit_inputs(run: Run, most: int = 512) -> None:
-    """Give a network that asks for it its input statistics, from fixed clips of at most `most` training sequences."""
-    fitted = run.network.state_dict().get("t1.streams.fitted")
-    if fitted is None or bool(fitted):
-        return
-    t, poses, masks = run.settings.trainer_cfg, [], []
-    for batch in inference_loader(run.splits.train, clip_sampler(run.settings), run.test_transform, seed=t.seed):
-        poses.append(batch.pose)
-        masks.append(batch.mask)
-        if sum(map(len, poses)) >= most:
-            break
-    frames = max(pose.shape[1] for pose in poses)
-    pad = [frames - pose.shape[1] for pose in poses]
-    pose = torch.cat([nn.functional.pad(x, (0, 0, 0, 0, 0, k)) for x, k in zip(poses, pad, strict=True)])
-    mask = torch.cat([nn.functional.pad(x, (0, k)) for x, k in zip(masks, pad, strict=True)])
-    run.network.fit(pose.to(run.world.device), mask.to(run.world.device))
-
-
 def _same_kind(target: object, own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
     """ValueError if a loaded state lacks what this class keeps; torch would only miss it at the next step. Names with
     an underscore come and go with torch's version."""
     lacking = sorted(key for key in own.keys() - loaded.keys() if not key.startswith("_"))
     if lacking:
         raise ValueError(f"it has no {lacking[0]}, as {type(target).__name__} needs it")
-
-
-def release_idle(run: Run) -> None:
-    """Freeze the parameters no loss reaches (a classifier without cross-entropy): DistributedDataParallel would wait
-    for their gradients for ever. One forward pass in eval mode tells which."""
-    clips = inference_loader(
-        run.splits.train, clip_sampler(run.settings, 2), run.test_transform, seed=run.settings.trainer_cfg.seed
-    )
-    batch = next(iter(clips)).to(run.world.device)
-    out = run.network.eval()(batch.pose, batch.mask, batch.key)
-    loss, _ = run.objective(out, batch.label, World(0, 1, run.world.device))
-    weights = [p for p in run.network.parameters() if p.requires_grad]
-    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
-        weight.requires_grad_(gradient is not None)
 
 
 def train(run: Run) -> dict[str, float]:

@@ -79,6 +79,11 @@ class Run:
         return self.folder / "checkpoints"
 
 
+def transform_device(run: Run) -> torch.device | None:
+    """Where a loader is to transform its batches; None: in its workers."""
+    return run.world.device if run.settings.data_cfg.transform_on == "device" else None
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Mixed precision on this device: off, bf16 or fp16 (a CPU has no use for fp16 and takes bf16)."""
     if precision == "off":
@@ -100,9 +105,10 @@ def resolved_text(settings: Settings) -> str:
 
 # Keys that may change between two calls of one training: they say how far, how often and from where, not what.
 _FREE = ("evaluator_cfg", "data_cfg.dataset_root", "data_cfg.dataset_partition", "data_cfg.num_workers",
-         "data_cfg.cache", "data_cfg.test_dataset_name", "model_cfg.stages", "trainer_cfg.restore_hint",
-         "trainer_cfg.log_iter", "trainer_cfg.save_iter", "trainer_cfg.val_iter", "trainer_cfg.with_test",
-         "trainer_cfg.optimizer_reset", "trainer_cfg.scheduler_reset", "trainer_cfg.restore_ckpt_strict")  # fmt: skip
+         "data_cfg.cache", "data_cfg.transform_on", "data_cfg.test_dataset_name", "model_cfg.stages",
+         "trainer_cfg.restore_hint", "trainer_cfg.log_iter", "trainer_cfg.save_iter", "trainer_cfg.val_iter",
+         "trainer_cfg.with_test", "trainer_cfg.optimizer_reset", "trainer_cfg.scheduler_reset",
+         "trainer_cfg.restore_ckpt_strict")  # fmt: skip
 
 
 def changed_keys(state: Mapping[str, Any], settings: Settings) -> list[str]:

@@ -45,5 +45,14 @@ def main(
             settings = settings.model_copy(update={"trainer_cfg": trainer})
         train_config(settings, here, output, opts, root, trust)
         if settings.trainer_cfg.with_test:
-            test_config(settings, here, output)
+            test_config(as_trained(settings), here, output)
     return 0
+
+
+def as_trained(settings: Settings) -> Settings:
+    """The settings for a test right after their training: of the network just trained, whatever restore_hint and
+    save_name say of earlier ones; `best` and `last` hold."""
+    e, t = settings.evaluator_cfg, settings.trainer_cfg
+    hint = e.restore_hint if e.restore_hint in ("best", "last") else "last"
+    evaluator = e.model_copy(update={"restore_hint": hint, "save_name": t.save_name})
+    return settings.model_copy(update={"evaluator_cfg": evaluator})

@@ -19,7 +19,7 @@ from torch import nn
 from bpmt_ext import __version__
 from bpmt_ext.config import Settings, load_settings, suggestion
 from bpmt_ext.data.health import fingerprint
-from bpmt_ext.data.sequences import SequenceSet, Splits, load_splits
+from bpmt_ext.data.sequences import Splits, load_splits
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.engine.checkpoint import (
     checkpoint_path,
@@ -34,11 +34,13 @@ from bpmt_ext.engine.inference import embed
 from bpmt_ext.engine.logs import log, write_json, write_text
 from bpmt_ext.engine.loop import check_training, train
 from bpmt_ext.engine.parts import Objective, Run, resolved_text, seed_everything, warn_of_changes
+from bpmt_ext.engine.preparation import check_channels, check_input, check_validation
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import LOSSES
 from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate, protocol_counts
+from bpmt_ext.metrics.submission import submission_text
 from bpmt_ext.registry import Method, build_network, get_method
-from bpmt_ext.report.tables import results_table
+from bpmt_ext.report.results import results_table
 from bpmt_ext.skeletons import Skeleton, get_skeleton, skeleton_from_mapping
 
 
@@ -65,11 +67,22 @@ def load_data(settings: Settings) -> Splits:
 
 def check_protocol(settings: Settings, splits: Splits) -> dict[str, Any]:
     """Counts of the test protocol; UserError if it has no valid probe."""
-    e, test = settings.evaluator_cfg, splits.test
+    test, name = splits.test, settings.evaluator_cfg.eval_func
     labels = [record.label for record in test.records]
-    return protocol_counts(
-        e.eval_func, labels, test.types, test.views, probes=splits.probes, same_camera=e.same_camera, camera=e.camera
-    )
+    counts = protocol_counts(name, labels, test.types, test.views, **_protocol(settings, splits))
+    if counts["protocol"] != name:
+        log.warning("%s: %s has no rule for %s; measured by %s", settings.where("evaluator_cfg.eval_func"), name,
+                    settings.data_cfg.test_dataset_name, counts["protocol"])
+    return counts
+
+
+def _protocol(settings: Settings, splits: Splits) -> dict[str, Any]:
+    """What the config says about who is compared with whom."""
+    e = settings.evaluator_cfg
+    return {
+        "dataset": settings.data_cfg.test_dataset_name, "probes": splits.probes, "same_camera": e.same_camera,
+        "camera": e.camera, "cross_view_gallery": e.cross_view_gallery,
+    }
 
 
 def build_objective(settings: Settings, method: Method) -> Objective:
@@ -209,7 +222,7 @@ def train_config(
     """Train what a config describes, earlier stages first. Continues an interrupted run of the same name."""
     splits = load_data(settings)
     method = get_method(settings.model_cfg.model)
-    _check_validation(settings, splits, method)
+    check_validation(settings, splits, method)
     if not method.pretraining:
         name = settings.evaluator_cfg.eval_func
         if name not in PROTOCOLS:
@@ -224,7 +237,9 @@ def train_config(
             )
     run = build_run(settings, splits, world, run_folder(settings, output), trust=trust)  # its faults cost no stage
     check_training(run)
-    _check_channels(run, splits.train)
+    check_channels(run, splits.train)
+    for section in ("trainer_cfg", "evaluator_cfg"):  # a test that cannot run is told before the training
+        check_input(run, splits.train, section)
     stages = earlier_stages(settings, world, output, opts, root, trust)
     for name, path in stages:
         weights = load_checkpoint(path, trust)["model"]
@@ -244,31 +259,6 @@ def train_config(
     return run
 
 
-def _check_validation(settings: Settings, splits: Splits, method: Method) -> None:
-    """UserError if the validation split cannot be scored; a warning if there is none though one is asked for."""
-    t, val = settings.trainer_cfg, splits.val
-    if t.val_iter and not len(val):
-        log.warning("trainer_cfg.val_iter is %d, but there is no validation split; set data_cfg.validation", t.val_iter)
-    if t.val_iter and len(val) and not method.pretraining:
-        try:
-            protocol_counts("evaluate_retrieval", [r.label for r in val.records], val.types, val.views)
-        except UserError as error:
-            raise UserError(
-                f"the validation split has {len(val)} sequences of {len(set(val.labels))} identities and none to match "
-                "with another; hold out more (data_cfg.validation), or set it and trainer_cfg.val_iter to 0"
-            ) from error
-
-
-def _check_channels(run: Run, sequences: SequenceSet) -> None:
-    """UserError if the poses have fewer channels than the network's input streams take."""
-    needed = getattr(getattr(getattr(run.network, "t1", None), "streams", None), "needed", 0)
-    if len(sequences) and sequences.read(0).shape[2] < needed:
-        raise UserError(
-            f"{sequences.records[0].paths[0]}: has {sequences.read(0).shape[2]} channels, {needed} needed for "
-            "model_cfg.streams; convert with confidence, or leave that stream out"
-        )
-
-
 def test_config(
     settings: Settings, world: World, output: Path, which: int | str | None = None, *, trust: bool = False
 ) -> dict[str, Any]:
@@ -283,15 +273,17 @@ def test_config(
         path = checkpoint_path(folder / "checkpoints", settings.evaluator_cfg.save_name, "last")
     state = load_checkpoint(path, trust)
     # the head is as wide as it was in training, whatever data this test has
-    run = build_run(settings, splits, world, folder, classes=_classes(state["model"]))
+    classes = _classes(state["model"], get_method(settings.model_cfg.model))
+    run = build_run(settings, splits, world, folder, classes=classes)
     load_weights(run.network, state["model"], path, strict=settings.evaluator_cfg.restore_ckpt_strict)
-    _check_channels(run, splits.test)
+    check_channels(run, splits.test)
+    check_input(run, splits.test, "evaluator_cfg")
     return score(run, iteration=int(state.get("iteration", 0)), write=world.main)
 
 
-def _classes(weights: Mapping[str, torch.Tensor]) -> int | None:
+def _classes(weights: Mapping[str, torch.Tensor], method: Method) -> int | None:
     """The number of classes a checkpoint's head tells apart; None if it has none."""
-    for key, axis in (("head.classes", 1), ("head.classifier.weight", 0)):
+    for key, axis in method.classifier:
         if key in weights:
             return weights[key].shape[axis]
     return None
@@ -301,11 +293,14 @@ def score(run: Run, *, iteration: int, write: bool) -> dict[str, Any]:
     """Results of the test protocol for the network as it stands."""
     e, splits = run.settings.evaluator_cfg, run.splits
     found = embed(run, splits.test)
+    embeddings = torch.from_numpy(found.embeddings).to(run.world.device)
     result = evaluate(
-        e.eval_func, found.embeddings, found.labels, found.types, found.views, metric=e.metric, probes=splits.probes,
-        same_camera=e.same_camera, camera=e.camera,
+        e.eval_func, embeddings, found.labels, found.types, found.views, metric=e.metric,
+        **_protocol(run.settings, splits),
     )
-    per_probe = result.pop("per_probe")
+    per_probe, sent = result.pop("per_probe"), result.pop("submission", None)
+    if sent is not None:
+        result["submission"] = f"submission_{run.settings.data_cfg.test_dataset_name}-{iteration:05d}.csv"
     results = {
         "dataset": run.settings.data_cfg.test_dataset_name,
         "model": run.settings.model_cfg.model,
@@ -326,6 +321,8 @@ def score(run: Run, *, iteration: int, write: bool) -> dict[str, Any]:
             "views": np.array(found.views),
         })
         save_arrays(run.folder / "per_probe.npz", per_probe)
+        if sent is not None:
+            write_text(run.folder / result["submission"], submission_text(**sent))
         log.info("%s", results_table(results))
     return {**results, "per_probe": per_probe}
 

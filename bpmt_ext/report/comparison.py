@@ -1,0 +1,96 @@
+"""The folder of a comparison in; everything its tables say out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bpmt_ext.errors import UserError
+from bpmt_ext.report.paired import paired_differences
+from bpmt_ext.report.published import published_for
+
+KEPT = ("metrics", "probes", "gallery", "protocol", "metric", "same_camera", "camera", "note", "dropped", "weights",
+        "data")  # fmt: skip
+
+PUBLISHED = {"id", "dataset", "model", "recipe", "config", "metrics", "source"}
+
+
+def gather(out: Path, reference: str = "best") -> dict[str, Any]:
+    """Everything the tables say, from the cells of a comparison; from its `results.json` where only that is there.
+
+    reference: the method the others are compared with: `best` (highest mean Rank-1 in the first test), `first`, or a
+    label. UserError if the folder holds no comparison or no such method.
+    """
+    plan_file, file = out / "comparison.json", out / "results.json"
+    if not plan_file.is_file():
+        if not file.is_file():
+            raise UserError(f"--out {out}: holds no comparison; name the folder of one, or leave out --report")
+        return json.loads(file.read_text("utf-8"))
+    plan = json.loads(plan_file.read_text("utf-8"))
+    cells, failures = [], []
+    for label, method in plan["methods"].items():
+        for folder in sorted((out / "cells" / method["slug"]).glob("*/")):
+            if (folder / "result.json").is_file():
+                cells.append(_cell(json.loads((folder / "result.json").read_text("utf-8"))))
+            elif (folder / "failed.json").is_file():
+                failed = json.loads((folder / "failed.json").read_text("utf-8"))
+                failures.append({"label": label, "cell": folder.name, **failed})
+    methods = [{"label": label, **{k: one[k] for k in ("config", "variant", "digest", "slug")}}
+               for label, one in plan["methods"].items()]
+    tests = list(next(iter(plan["data"].values()))["tests"]) if plan["data"] else []
+    results = {"format": plan["format"], "budget": plan["budget"], "protocol": plan["protocol"], "tests": tests,
+               "data": plan["data"], "methods": methods, "cells": cells, "failures": failures}
+    results["comparisons"] = paired_differences(out, results, reference)
+    results["notes"] = _notes(results, plan)
+    names = dict.fromkeys(cell["dataset"] for cell in cells)
+    results["published"] = [row.model_dump(include=PUBLISHED, exclude_none=True) for name in names
+                            for row in published_for(name)]
+    return results
+
+
+def _cell(result: dict[str, Any]) -> dict[str, Any]:
+    scores = {test: {k: one[k] for k in KEPT if k in one}
+              for test, one in result["scores"].items()}
+    return {**{k: v for k, v in result.items() if k != "scores"}, "scores": scores}
+
+
+def _notes(results: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """A sentence for whatever differs between cells that should not, and for what is missing."""
+    notes = []
+    for key in ("bpmt_ext", "torch", "numpy", "python"):
+        notes += _differing(results, f"version of {key}", lambda cell, k=key: cell.get("versions", {}).get(k))
+    notes += _differing(results, "machine", lambda cell: cell.get("machine", {}).get("name"))
+    notes += _differing(results, "threads", lambda cell: cell.get("machine", {}).get("threads"))
+    for case, split in plan["data"].items():
+        if len(set(split["train"].values())) > 1:
+            notes.append(f"{case}: the methods were not trained on the same sequences: "
+                         + ", ".join(f"{label} {mark[:8]}" for label, mark in split["train"].items()))
+    distances = {cell["label"]: one["metric"] for cell in results["cells"] for one in cell["scores"].values()
+                 if cell["model"]}
+    if len(set(distances.values())) > 1:
+        notes.append("distances differ: " + ", ".join(f"{label} {metric}" for label, metric in distances.items()))
+    done = {one["label"]: [(c["fold"], c["seed"]) for c in results["cells"] if c["label"] == one["label"]]
+            for one in results["methods"]}
+    folds = {fold for cells in done.values() for fold, _ in cells}
+    seeds = {seed for cells in done.values() for _, seed in cells if seed is not None} or {None}
+    for label, cells in done.items():
+        wanted = len(folds) * (1 if cells and cells[0][1] is None else len(seeds))
+        if len(cells) < wanted:
+            notes.append(f"{label}: {len(cells)} of {wanted} cells are there"
+                         + ("; its means are of those" if cells else ""))
+    resumed = [f"{c['label']} {c['fold']} seed {c['seed']}" for c in results["cells"] if c["costs"].get("resumed")]
+    if resumed:
+        notes.append(f"interrupted and taken up again, so that their times do not count: {', '.join(resumed)}")
+    notes += [f"{one['label']}, {one['cell']}: failed: {one['message']}" for one in results["failures"]]
+    return notes
+
+
+def _differing(results: Mapping[str, Any], name: str, value: Callable[[Mapping[str, Any]], Any]) -> list[str]:
+    found: dict[str, int] = {}
+    for cell in results["cells"]:
+        if value(cell) is not None:
+            found[str(value(cell))] = found.get(str(value(cell)), 0) + 1
+    told = ", ".join(f"{one} in {count} cells" for one, count in found.items())
+    return [f"{name} differs: {told}"] if len(found) > 1 else []

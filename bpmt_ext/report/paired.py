@@ -1,0 +1,85 @@
+"""What each probe got under two methods in, their paired differences out: bootstrap over identities, folds pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpmt_ext.errors import UserError
+from bpmt_ext.metrics.bootstrap import paired_bootstrap
+from bpmt_ext.report.means import cells_of, figures, metric_names
+
+VALUES = {"Rank-1": "rank1", "macro Rank-1": "rank1", "mAP": "ap"}  # what is compared, and its values by probe
+
+Probe = tuple[str, str, str]  # fold, condition, name
+Values = dict[str, dict[Probe, tuple[str, float]]]  # {value: {probe: (identity, mean over seeds)}}
+
+
+def paired_differences(out: Path, results: Mapping[str, Any], reference: str) -> list[dict[str, Any]]:
+    """Of each test, the reference less each other method: {test, metric, reference, label, difference, low, high, p,
+    probes, identities, folds} for Rank-1, macro Rank-1 where the protocol has it, and mAP, in percent.
+
+    reference: `best` (highest mean Rank-1 of the test), `first`, or a label; UserError for a label without results.
+    """
+    tests, found = results["tests"], []
+    labels = [one["label"] for one in results["methods"] if any(cells_of(results, one["label"], t) for t in tests)]
+    if reference not in ("best", "first", *labels) and labels:
+        raise UserError(f"--reference {reference}: is no method of this comparison with results; known are "
+                        f"{', '.join(labels)}")
+    for test in tests:
+        here = [label for label in labels if cells_of(results, label, test)]
+        if len(here) < 2 or (reference not in ("best", "first", *here)):
+            continue
+        name = next((m for m in metric_names(results) if m.endswith("Rank-1")), "")
+        best = max(here, key=lambda label: (figures(results, label, test, name) or (-1.0, None))[0])
+        first = {"best": best, "first": here[0]}.get(reference, reference)
+        probes = {label: _probes(out, results, label, test) for label in here}
+        known = set(cells_of(results, first, test)[0]["scores"][test]["metrics"])
+        for label in here:
+            if label != first:
+                rows = _paired(probes[first], probes[label], known)
+                found += [{"test": test, "reference": first, "label": label, **row} for row in rows]
+    return found
+
+
+def _probes(out: Path, results: Mapping[str, Any], label: str, test: str) -> Values:
+    """What each probe of every fold got, its mean over the seeds."""
+    slug = next(one["slug"] for one in results["methods"] if one["label"] == label)
+    sums: dict[str, dict[Probe, tuple[str, list[float]]]] = {value: {} for value in VALUES.values()}
+    for cell in cells_of(results, label, test):
+        name = cell["fold"] if cell["seed"] is None else f"{cell['fold']}-seed{cell['seed']}"
+        with np.load(out / "cells" / slug / name / f"per_probe-{test}.npz") as file:
+            conditions, names, owners = (file[key].tolist() for key in ("condition", "name", "label"))
+            for value, kept in sums.items():
+                for condition, probe, who, got in zip(conditions, names, owners, file[value].tolist(), strict=True):
+                    kept.setdefault((cell["fold"], condition, probe), (who, []))[1].append(got)
+    return {value: {key: (who, float(np.mean(many))) for key, (who, many) in kept.items()}
+            for value, kept in sums.items()}
+
+
+def _paired(a: Values, b: Values, known: set[str]) -> list[dict[str, Any]]:
+    """One row a condition and metric, over the probes that both methods have and that count."""
+    rows = []
+    for condition in sorted({key[1] for key in a["rank1"]}):
+        for metric, value in VALUES.items():
+            mine, theirs = a[value], b[value]
+            keys = [key for key in sorted(mine.keys() & theirs.keys())
+                    if key[1] == condition and np.isfinite([mine[key][1], theirs[key][1]]).all()]
+            who = [f"{key[0]} {mine[key][0]}" for key in keys]
+            name = f"{condition} {metric}".strip()
+            if len(set(who)) < 2 or name not in known:
+                continue
+            x, y = (100 * np.array([one[key][1] for key in keys]) for one in (mine, theirs))
+            if metric.startswith("macro"):
+                names, owner = np.unique(who, return_inverse=True)
+                x, y = (np.bincount(owner, weights=one) / np.bincount(owner) for one in (x, y))
+                drawn = paired_bootstrap(x, y, names)
+            else:
+                drawn = paired_bootstrap(x, y, who)
+            difference, low, high, p = drawn
+            rows.append({"metric": name, "difference": difference, "low": low, "high": high, "p": p,
+                         "probes": len(keys), "identities": len(set(who)), "folds": len({key[0] for key in keys})})
+    return rows
