@@ -22,12 +22,16 @@ class Method:
     target: `module:Class`, imported when it is built. stages: for each earlier stage the prefixes of the state-dict
     keys taken from its checkpoint. optional: keys taken over as well if both sides have them. losses: for each loss
     type which output of the network goes to which of its arguments; None for networks that return their own losses.
+    classes: the constructor argument that says how many identities the head tells apart; None for networks without a
+    classifier. classifier: the state-dict key of the classifier and its class axis, if it has one.
     """
 
     target: str
     stages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     losses: Mapping[str, Mapping[str, str]] | None = None
+    classes: str | None = None
+    classifier: tuple[tuple[str, int], ...] = ()
 
     @property
     def pretraining(self) -> bool:
@@ -38,13 +42,43 @@ class Method:
         return getattr(import_module(module), name)
 
 
-RETRIEVAL = {"TripletLoss": {"embeddings": "feature"}, "CrossEntropyLoss": {"logits": "logits"}}
+METRIC = {
+    "TripletLoss": {"embeddings": "feature"}, "MinedTripletLoss": {"embeddings": "feature"},
+    "SupConLoss_Lp": {"features": "feature"}, "SupConLoss_Re": {"features": "views"},
+}  # fmt: skip
+RETRIEVAL = METRIC | {"CrossEntropyLoss": {"logits": "logits"}}
+BNNECK = {"losses": RETRIEVAL, "classes": "num_class", "classifier": (("BNNecks.fc_bin", 2),)}
 
-METHODS: Mapping[str, Method] = {
+METHODS: dict[str, Method] = {
     "BPMT_T1": Method("bpmt_ext.nets.masked:BPMT_T1"),
     "BPMT_T2": Method("bpmt_ext.nets.masked:BPMT_T2", stages={"t1": ("t1.",)}, optional=("masking.token",)),
-    "BPMT": Method("bpmt_ext.nets.bpmt:BPMT", stages={"t1": ("t1.",), "t2": ("t1.", "t2.")}, losses=RETRIEVAL),
-}
+    "BPMT": Method(
+        "bpmt_ext.nets.bpmt:BPMT", stages={"t1": ("t1.",), "t2": ("t1.", "t2.")}, losses=RETRIEVAL,
+        classes="num_class", classifier=(("head.classes", 1), ("head.classifier.weight", 0)),
+    ),
+    "TLCA_T1": Method("bpmt_ext.nets.tlca:TLCA_T1"),
+    "TLCA": Method(
+        "bpmt_ext.nets.tlca:TLCA", stages={"t1": ("t1.",)}, losses=RETRIEVAL, classes="num_class",
+        classifier=(("head.classifier.weight", 0), ("head.classes", 1)),
+    ),
+    # names and model_cfg keys of FastPoseGait; num_class of GaitGraph and GaitTR is the width of the embedding
+    "GaitGraph1": Method("bpmt_ext.nets.gaitgraph:GaitGraph1", losses=METRIC),
+    "GaitGraph2": Method("bpmt_ext.nets.gaitgraph:GaitGraph2", losses=METRIC),
+    "GaitTR": Method("bpmt_ext.nets.gaittr:GaitTR", losses=METRIC),
+    "gpgait": Method("bpmt_ext.nets.gpgait:GPGait", **BNNECK),
+    "GPGait_PlusPlus": Method("bpmt_ext.nets.gpgait_plus:GPGaitPlus", **BNNECK),
+    "GaitMixer": Method("bpmt_ext.nets.gaitmixer:GaitMixer", losses=METRIC),
+    "GaitFormer": Method("bpmt_ext.nets.gaitmixer:GaitFormer", losses=METRIC),
+    "GaitPT": Method("bpmt_ext.nets.gaitpt:GaitPT", losses=METRIC),
+    "SkeletonGait": Method("bpmt_ext.nets.skeletongait:SkeletonGait", **BNNECK),
+}  # fmt: skip
+
+
+def add_method(name: str, method: Method) -> None:
+    """Bring a network of your own under a name of its own. UserError for a name that is taken."""
+    if name in METHODS:
+        raise UserError(f"there is a network {name!r} already ({METHODS[name].target}); give yours another name")
+    METHODS[name] = method
 
 
 def get_method(name: str) -> Method:
@@ -70,20 +104,18 @@ def build_network(
     name: str, arguments: Mapping[str, Any], *, skeleton: Skeleton, classes: int, where: str = "model_cfg"
 ) -> nn.Module:
     """The network of that name. arguments: checked names from the config; the skeleton and the number of training
-    identities (used where the network classifies and the config gives no `num_class`) come from the data.
+    identities (used where the network classifies and the config does not count them) come from the data.
 
     Raises UserError where the network refuses a value.
     """
-    from inspect import signature
-
-    network = get_method(name).network()
-    takes = signature(network).parameters
+    method = get_method(name)
+    network = method.network()
     filled = normalise_arguments(arguments)
-    if "num_class" in takes:
-        wanted = filled.setdefault("num_class", classes)
+    if method.classes:
+        wanted = filled.setdefault(method.classes, classes)
         if not isinstance(wanted, int) or (wanted < classes and wanted != 0):
             raise UserError(
-                f"{where}.num_class: {wanted} classes for {classes} training identities; "
+                f"{where}.{method.classes}: {wanted} classes for {classes} training identities; "
                 "leave the key out to count them"
             )
     for key in ("max_frames", "embedding_width"):

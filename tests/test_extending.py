@@ -1,0 +1,91 @@
+"""The files of docs/extending.md as they stand in a folder; what their commands leave behind out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from bpmt_ext import cli
+from bpmt_ext.data.transforms import TRANSFORMS
+from bpmt_ext.errors import UserError
+from bpmt_ext.plugins import load_plugins
+from bpmt_ext.registry import METHODS
+from bpmt_ext.skeletons import skeleton_from_mapping
+
+TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.S | re.M)
+COMMANDS = [shlex.split(line) for kind, text in BLOCKS if not kind for line in text.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The page's files, and raw walks; afterwards nothing registered remains."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(METHODS), dict(TRANSFORMS), set(sys.modules)
+    for kind, text in BLOCKS:
+        name = re.match(r"# (\S+\.(?:py|yaml))\n", text)
+        if kind:
+            (tmp_path / name.group(1)).write_text(text)
+    rng = np.random.default_rng(0)
+    (tmp_path / "raw").mkdir()
+    for person in range(6):
+        for camera in range(2):
+            pose = 100 + 20 * rng.standard_normal((12, 51))
+            np.savetxt(tmp_path / "raw" / f"p{person}_c{camera}_a.txt", pose, delimiter=",")
+    yield tmp_path
+    for table, kept in zip((METHODS, TRANSFORMS), before, strict=False):
+        table.clear()
+        table.update(kept)
+    for name in {"mean_pose", "drop_joints", "walks"} - before[2]:
+        sys.modules.pop(name, None)
+
+
+def test_every_file_is_short() -> None:
+    for kind, text in BLOCKS:
+        assert not kind or len(text.splitlines()) <= 31, text[:40]  # the first line is the file's name
+
+
+def test_the_commands_run(folder: Path) -> None:
+    convert = next(words for words in COMMANDS if words[0] == "python")
+    done = subprocess.run([sys.executable, *convert[1:]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lists = json.loads((folder / "pickles/folds/fold0.json").read_text())
+    (folder / "pickles/partition.json").write_text(json.dumps(lists))
+    for words in COMMANDS:
+        if words[0] == "bpmt":
+            assert cli.main(words[1:]) == 0, words
+    results = json.loads((folder / "output/mine/MeanPose/mean_pose/results.json").read_text())
+    assert 0 <= results["metrics"]["Rank-1"] <= 100
+    config = yaml.safe_load((folder / "output/mine/MeanPose/dropped/config.yaml").read_text())
+    assert config["trainer_cfg"]["transform"][1] == {"type": "DropJoints", "probability": 0.2}
+
+
+def test_the_skeleton_loads(folder: Path) -> None:
+    mapping = yaml.safe_load((folder / "skeleton.yaml").read_text())["data_cfg"]["skeleton"]
+    assert skeleton_from_mapping(mapping).num_joints == 9
+
+
+def test_a_plugin_that_fails_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "broken_one.py").write_text("x = 1\ny = 1 / 0\n")
+    assert cli.main(["train", "--plugin", "broken_one.py", "--cfgs", "mean_pose.yaml"]) == 2
+    assert "broken_one.py, line 2: ZeroDivisionError" in capsys.readouterr().err
+    (folder / "slip_two.py").write_text("x = (\n")
+    with pytest.raises(UserError, match="line 1: SyntaxError"):
+        load_plugins(["slip_two.py"])
+    with pytest.raises(UserError, match="no Python file"):
+        load_plugins(["absent.py"])
+    (folder / "json.py").write_text("")
+    with pytest.raises(UserError, match="module 'json' already"):
+        load_plugins(["json.py"])
+    (folder / "again.py").write_text("from bpmt_ext.registry import *\nadd_method('BPMT', METHODS['BPMT'])\n")
+    with pytest.raises(UserError, match="already"):
+        load_plugins(["again.py"])
+    assert "broken_one" not in sys.modules
