@@ -1,4 +1,4 @@
-"""The schema, the tables and the shipped defaults in; docs/reference.md, every key and every name with its meaning, out.
+"""The schema, the tables and the shipped defaults in; docs/reference.md, every key and name with its meaning, out.
 
     python tools/make_reference.py            writes it
     python tools/make_reference.py --check    status 1 where the file is not what would be written
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,15 +29,16 @@ from bpmt_ext.metrics.protocols import PROTOCOLS
 from bpmt_ext.registry import METHODS
 from bpmt_ext.skeletons import SKELETONS
 
+MEANINGS = Path(__file__).with_name("reference_keys.yaml")
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 HEAD = """# Reference: every key and every name
 
 Written by `python tools/make_reference.py` from the code; a test keeps it so. How to bring your own network, transform,
 skeleton or data set: [extending.md](extending.md).
 
-A config is a YAML file, merged over [configs/default.yaml](../configs/default.yaml): mappings key by key, everything else
-replaced. `base: other.yaml` puts another file of yours in between. `--opts section.key=value` comes last. A key that
-nothing takes is an error that names the nearest known one.
+A config is a YAML file, merged over [configs/default.yaml](../configs/default.yaml): mappings key by key, everything
+else replaced. `base: other.yaml` puts another file of yours in between. `--opts section.key=value` comes last. A key
+that nothing takes is an error that names the nearest known one.
 """
 
 
@@ -84,7 +84,7 @@ def shown(value: Any) -> str:
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines)
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in row)} |" for row in lines)
 
 
 def section(name: str, model: type[BaseModel], default: Any) -> Iterator[str]:
@@ -107,7 +107,13 @@ def section(name: str, model: type[BaseModel], default: Any) -> Iterator[str]:
             yield from section(path, kind, value)
 
 
-def arguments(target: Callable[..., Any], supplied: Sequence[str] = ()) -> str:
+def meaning(group: str, name: str, key: str) -> str:
+    """What an argument does; KeyError for one nobody has described."""
+    text = yaml.safe_load(MEANINGS.read_text("utf-8"))[group][key]
+    return text if isinstance(text, str) else text.get(name) or text["default"]
+
+
+def arguments(group: str, called: str, target: Callable[..., Any], supplied: Sequence[str] = ()) -> str:
     """The arguments a config can give a class, as a table; nothing where there is none."""
     init = target.__init__ if isinstance(target, type) else target
     try:
@@ -116,16 +122,17 @@ def arguments(target: Callable[..., Any], supplied: Sequence[str] = ()) -> str:
         hints = {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     rows = [
-        [f"`{name}`", type_text(hints.get(name, Any)), shown(p.default)]
+        [f"`{name}`", type_text(hints.get(name, Any)), shown(p.default), meaning(group, called, name)]
         for name, p in inspect.signature(target).parameters.items()
         if name not in supplied and p.kind in named
     ]
-    return "\n\n" + table(rows, ["key", "type", "default"]) if rows else ""
+    return "\n\n" + table(rows, ["key", "type", "default", "meaning"]) if rows else ""
 
 
-def component(name: str, target: type, supplied: Sequence[str] = ()) -> str:
-    text = re.sub(r"\n(?!\n)", " ", (inspect.getdoc(target) or "").replace("\n\n", "\n\n\n"))
-    return f"\n### {name}\n\n{text}{arguments(target, supplied)}"
+def component(group: str, name: str, target: type, supplied: Sequence[str] = ()) -> str:
+    paragraphs = (" ".join(part.split()) for part in (inspect.getdoc(target) or "").split("\n\n"))
+    text = "\n\n".join(paragraphs).replace("<", "\\<")
+    return f"\n### {name}\n\n{text}{arguments(group, name, target, supplied)}"
 
 
 def reference() -> str:
@@ -137,19 +144,22 @@ def reference() -> str:
         kind = get_args(kind)[0] if get_origin(kind) is list else kind
         parts += section(name, kind, defaults.get(name, {}))
     parts.append("\n## Networks (`model_cfg.model`)\n\nFurther keys of model_cfg are the network's own:")
-    parts += [component(name, method.network(), ("skeleton",)) for name, method in METHODS.items()]
+    parts += [component("networks", name, method.network(), ("skeleton",)) for name, method in METHODS.items()]
     parts.append("\n## Losses (`loss_cfg.type`)")
-    parts += [component(name, loss, ("loss_term_weight",)) for name, loss in LOSSES.items()]
+    parts += [component("losses", name, loss, ("loss_term_weight",)) for name, loss in LOSSES.items()]
     parts.append("\n## Samplers (`sampler.type`)")
     parts += [f"\n### {s.__name__}\n\n{inspect.getdoc(s)}" for s in SAMPLERS.values()]
-    parts.append("\n## Transforms (`transform`)\n\nA list of `{type: ..., parameters}`, or the hosts' form with Compose.")
-    parts += [component(name, transform) for name, transform in TRANSFORMS.items() if transform is not Compose]
+    parts.append("\n## Transforms (`transform`)\n\nA list of `{type: ..., parameters}`, or the hosts' Compose.")
+    listed = {name: transform for name, transform in TRANSFORMS.items() if transform is not Compose}
+    parts += [component("transforms", name, transform) for name, transform in listed.items()]
     names = [[f"`{name}`", s.joints and str(s.num_joints), str(s.dims), ", ".join(s.joints)]
              for name, s in SKELETONS.items()]
-    parts.append("\n## Joint formats (`data_cfg.joint_format`)\n\n" + table(names, ["name", "joints", "coordinates", "order"]))
-    protocols = [[f"`{name}`", "any" if data == "*" else data, ", ".join(c.name or "all" for c in row.conditions)]
-                 for name, rows in PROTOCOLS.items() for data, row in rows.items()]
-    parts.append("\n## Protocols (`evaluator_cfg.eval_func`)\n\n" + table(protocols, ["name", "data set", "conditions"]))
+    head = ["name", "joints", "coordinates", "order"]
+    parts.append("\n## Joint formats (`data_cfg.joint_format`)\n\n" + table(names, head))
+    rules = [[f"`{name}`", "any" if data == "*" else data, ", ".join(c.name or "all" for c in row.conditions)]
+             for name, rows in PROTOCOLS.items() for data, row in rows.items()]
+    head = ["name", "data set", "conditions"]
+    parts.append("\n## Protocols (`evaluator_cfg.eval_func`)\n\n" + table(rules, head))
     return "\n".join(parts) + "\n"
 
 
