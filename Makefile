@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(VENV)/bin/bpmt demo --output output/demo
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

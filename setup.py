@@ -44,6 +44,6 @@ setup(
         "export": ["onnx", "onnxscript", "onnxruntime"],
         "mocap": ["ezc3d", "pybvh", "h5py"],
         "track": ["wandb", "mlflow"],
-        "test": ["pytest", "hypothesis", "ruff", "setuptools>=64"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64"],
     },
 )

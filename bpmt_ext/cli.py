@@ -269,7 +269,7 @@ def _add_hosts(commands: argparse._SubParsersAction) -> None:
     doctor.set_defaults(handler=_doctor)
 
 
-def _guarded(name: str, handler: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def guarded(name: str, handler: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """The handler's status; UserError, and a file the system refuses, as lines on standard error and 2, an
     interruption as 130."""
     try:
@@ -291,7 +291,7 @@ def _guarded(name: str, handler: Callable[[argparse.Namespace], int], args: argp
 def main(argv: Sequence[str] | None = None) -> int:
     """`bpmt`. argv: the arguments, those of the process where left out."""
     args = _parser().parse_args(argv)
-    return _guarded("bpmt", args.handler, args)
+    return guarded("bpmt", args.handler, args)
 
 
 def host_main(argv: Sequence[str] | None = None, prog: str = "main.py") -> int:
@@ -299,4 +299,4 @@ def host_main(argv: Sequence[str] | None = None, prog: str = "main.py") -> int:
     parser = argparse.ArgumentParser(prog=prog, description="Train or test a network on the embedded engine.")
     _add_run(parser)
     parser.add_argument("--phase", choices=("train", "test"), default="train", help="default: %(default)s")
-    return _guarded("bpmt", _run, parser.parse_args(argv))
+    return guarded("bpmt", _run, parser.parse_args(argv))

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from bpmt_ext.config_checks import (
+    STEPPED,
     TORCH,
     component_arguments,
     dig,
@@ -71,13 +72,12 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
-        steps = self.scheduler_cfg.free.get("total_steps")
-        if self.scheduler_cfg.scheduler == "OneCycleLR" and isinstance(steps, int):
-            if steps < self.trainer_cfg.total_iter:
-                raise ValueError(
-                    f"scheduler_cfg.total_steps {steps} is less than trainer_cfg.total_iter "
-                    f"{self.trainer_cfg.total_iter}; OneCycleLR needs at least as many steps as iterations"
-                )
+        schedule, steps = self.scheduler_cfg.scheduler, self.scheduler_cfg.free.get("total_steps")
+        if schedule in STEPPED and isinstance(steps, int) and steps < self.trainer_cfg.total_iter:
+            raise ValueError(
+                f"scheduler_cfg.total_steps {steps} is less than trainer_cfg.total_iter {self.trainer_cfg.total_iter}; "
+                f"{schedule} needs at least as many steps as iterations"
+            )
         named = self.model_cfg.joint_format
         if named is not None:
             self._one_format(named)
@@ -256,7 +256,7 @@ def _complete(layers: Layers, default_loss: Any) -> set[str]:
     values, derived = layers.values, set()
     follows = dict(FOLLOWS)
     schedule, loss = values.get("scheduler_cfg"), values.get("loss_cfg")
-    if dig(schedule, "scheduler") == "OneCycleLR" and not {"epochs", "steps_per_epoch"} & set(schedule):
+    if dig(schedule, "scheduler") in STEPPED and not {"epochs", "steps_per_epoch"} & set(schedule):
         follows["scheduler_cfg.total_steps"] = "trainer_cfg.total_iter"
     for path, origin in follows.items():
         section, key = path.split(".")

@@ -99,15 +99,18 @@ TORCH = {  # section: the key that chooses, where the classes are, their base, w
     "optimizer_cfg": ("solver", "torch.optim", "Optimizer", "params"),
     "scheduler_cfg": ("scheduler", "torch.optim.lr_scheduler", "LRScheduler", "optimizer"),
 }
+_OURS = {"scheduler_cfg": "bpmt_ext.engine.schedules"}  # more of them, after torch's
+STEPPED = ("OneCycleLR", "WarmupCosineLR")  # schedules whose total_steps follow trainer_cfg.total_iter
 
 
 def torch_class(section: str, name: str, where: str) -> type:
     """The solver or scheduler class of that name; UserError with a suggestion where there is none."""
     kind, module, base_name, _ = TORCH[section]
     base = getattr(import_module(module), base_name)
+    names = vars(import_module(module)) | (vars(import_module(_OURS[section])) if section in _OURS else {})
     known = {
         key: value
-        for key, value in vars(import_module(module)).items()
+        for key, value in names.items()
         if isinstance(value, type) and issubclass(value, base) and not key.startswith("_") and value is not base
     }
     if name not in known:

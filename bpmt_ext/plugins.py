@@ -33,8 +33,9 @@ def load_plugins(files: Sequence[Path | str]) -> None:
         except UserError as error:
             del sys.modules[name]
             raise UserError(f"--plugin {path}: {error}") from error
-        except Exception as error:  # the file is the user's: any fault in it is told with its line
+        except (Exception, SystemExit) as error:  # the file is the user's: any fault in it is told with its line
             del sys.modules[name]
             frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.resolve())]
             line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else 0)
-            raise UserError(f"--plugin {path}, line {line}: {type(error).__name__}: {error}") from error
+            where = f", line {line}" if line else ""
+            raise UserError(f"--plugin {path}{where}: {type(error).__name__}: {error}") from error

@@ -38,8 +38,15 @@ class Method:
         return self.losses is None
 
     def network(self) -> Callable[..., nn.Module]:
-        module, name = self.target.split(":")
-        return getattr(import_module(module), name)
+        """The class, imported. UserError where there is none."""
+        module, _, name = self.target.partition(":")
+        try:
+            found = getattr(import_module(module), name, None)
+        except (ImportError, ValueError) as error:  # also an empty name
+            raise UserError(f"model_cfg.model: {self.target} cannot be imported: {error}") from error
+        if not callable(found):
+            raise UserError(f"model_cfg.model: there is no class {self.target}; write module:Class")
+        return found
 
 
 METRIC = {

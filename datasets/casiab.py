@@ -60,7 +60,7 @@ def find_sequences(root: Path) -> tuple[list[Job], list[str], str]:
     """(jobs, what was passed over, `pickles` or `csv`) of a folder or of the table itself."""
     if root.is_file():
         return *find_rows(root), "csv"
-    root = entered(root, "CASIA-B-Pose")
+    root = entered(root, "CASIA-B-Pose", first=_LEVELS[0])
     table = root / _CSV
     pickles = any(path.is_dir() and _LEVELS[0].fullmatch(path.name) for path in root.iterdir())
     if table.is_file() and pickles:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def body() -> str:
-        jobs, ignored = find_pickles(entered(args.input), _LEVELS, _LAYOUT)
+        jobs, ignored = find_pickles(entered(args.input, first=_LEVELS[0]), _LEVELS, _LAYOUT)
         lines = convert_and_report(
             functools.partial(read_picked, rule=args.pose_file), jobs, args, converter="ccpg",
             options={"pose_file": args.pose_file}, joints=COCO_JOINTS, ignored=ignored, layout=_LAYOUT,

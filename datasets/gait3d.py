@@ -27,7 +27,7 @@ _LAYOUT = "<id>/camid<c>_videoid<v>/seq<k>/human_crop_f<frame>.txt"
 
 def find_sequences(root: Path) -> tuple[list[Job], list[str]]:
     """(one job per sequence folder, what was passed over because its name does not fit); root may hold 2D_Poses."""
-    root = entered(root, "2D_Poses")
+    root = entered(root, "2D_Poses", first=_LEVELS[0])
     level, ignored = descend(root, _LEVELS)
     if not level:
         raise nothing_found(root, _LAYOUT, ignored)
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> str:
         lists = OfficialLists.read(args.partition, "Gait3D", probes=True) if args.partition else None
         jobs, ignored = find_sequences(args.input)
+        if lists is not None:
+            lists.expect(job.target.split("/")[0] for job in jobs)
         return convert_and_report(
             functools.partial(read_sequence, frame_sort=args.frame_sort), jobs, args, converter="gait3d",
             options={"frame_sort": args.frame_sort}, joints=COCO_JOINTS, ignored=ignored, layout=_LAYOUT,

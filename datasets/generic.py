@@ -111,6 +111,8 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest, checked; UserError names the entry and key at fault."""
     if path.is_dir():
         path = path / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such manifest; write one, see datasets/README.md.")
     content = load_json(path, FILE_BYTES)
     if not isinstance(content, dict) or not isinstance(content.get("sequences"), list) or not content["sequences"]:
         raise UserError(f"{path}: expected a mapping with joint_format (or skeleton) and a list of sequences.")
@@ -120,6 +122,8 @@ def read_manifest(path: Path) -> Manifest:
     named, mapping, rate = (content.get(key) for key in ("joint_format", "skeleton", "frame_rate"))
     if (named is None) == (mapping is None):
         raise UserError(f"{path}: give joint_format (a name) or skeleton (a mapping), one of the two.")
+    if named is not None and not isinstance(named, str):
+        raise UserError(f"{path}: joint_format is {str(named)[:40]!r}; write the name of one format.")
     try:
         skeleton = get_skeleton(named) if mapping is None else skeleton_from_mapping(mapping)
     except UserError as error:

@@ -41,7 +41,7 @@ _LAYOUT = "train/<id>/<clip>, test/gallery/<id>/<clip> and test/probe/<clip>, ea
 
 def find_sequences(root: Path) -> tuple[list[Job], list[str]]:
     """(one job per clip, what was passed over because its name does not fit); root may hold make_pose or GREW."""
-    root = entered(root, "make_pose", "GREW")
+    root = entered(root, "make_pose", "GREW", first=re.compile("train|test"))
     jobs, ignored = [], []
     known = set(BENCHMARK.train + BENCHMARK.test)
     for part, levels in _PARTS.items():

@@ -19,21 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from bpmt_ext.data.convert import Job, Raw, add_arguments, convert_and_report, finite_frames, run_entry
+from bpmt_ext.data.rawtree import entered, nothing_found
 from bpmt_ext.errors import UserError
 
 NAMES = (
     "Head Shoulder-Center Shoulder-Right Shoulder-Left Elbow-Right Elbow-Left Wrist-Right Wrist-Left Hand-Right "
     "Hand-Left Spine Hip-centro Hip-Right Hip-Left Knee-Right Knee-Left Ankle-Right Ankle-Left Foot-Right Foot-Left"
 ).split()
-_WALK = re.compile(r"Person(\d+)/(\d+)\.txt")
+_PERSON, _WALK = re.compile(r"Person\d+"), re.compile(r"Person(\d+)/(\d+)\.txt")
 
 
 def find_walks(root: Path) -> tuple[list[Job], list[str]]:
     """(one job per text file, files passed over because their name does not fit); root may hold the folder Data."""
-    if not root.is_dir():
-        raise UserError(f"{root}: is no folder; give --input the unpacked Data.")
-    if (root / "Data").is_dir():
-        root = root / "Data"
+    root = entered(root, "Data", first=_PERSON)
     jobs, ignored = [], []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         match = _WALK.fullmatch(path.relative_to(root).as_posix())
@@ -43,7 +41,7 @@ def find_walks(root: Path) -> tuple[list[Job], list[str]]:
             person, walk = int(match[1]), int(match[2])
             jobs.append(Job(str(path), f"{person:03d}/{walk}/kinect/{walk}.pkl"))
     if not jobs:
-        raise UserError(f"{root}: no walk found; expected Person<nnn>/<walk>.txt below it.")
+        raise nothing_found(root, "Person<nnn>/<walk>.txt", ignored)
     return jobs, ignored
 
 

@@ -1,11 +1,12 @@
 """OUMVLP-Pose JSON in, `<out>/<id>/<session>/<view>/<view>.pkl` float32 (t, 17 or 18, 3) = x, y, confidence out.
 
-    python datasets/oumvlp.py --input OUMVLP-Pose/alphapose --output OUT                   # follows one person, COCO-17
-    python datasets/oumvlp.py --input OUMVLP-Pose/alphapose --output OUT --person first    # as published numbers did
+    python datasets/oumvlp.py --input OUMVLP-Pose/alphapose --output data/OUMVLP17/pickles              # COCO's 17
+    python datasets/oumvlp.py --input OUMVLP-Pose/alphapose --output data/OUMVLP/pickles --joints 18    # as recorded
 
 Raw layout (protocols.md section 2): `<alphapose|openpose>/<id>/<view>_<session>/<frame>_keypoint.json`, people
 with 18 x (x, y, confidence) each, OpenPose order. Published results took the first of the list, who is not always the
-same person; `--person track` follows one. Odd subjects up to 10305 train, the others are tested.
+same person; `--person track`, the default, follows one. The configs look for 17 joints in data/OUMVLP17 and, where they
+say `joint_format: openpose18`, for 18 in data/OUMVLP. Odd subjects up to 10305 train, the others are tested.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ BENCHMARK = Benchmark(
 )  # fmt: skip
 TO_COCO = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)  # OpenPose's index of each COCO joint
 _RAW_JOINTS = 18
+_ID = re.compile(r"\d{5}")
 _SEQUENCE = re.compile(f"({'|'.join(VIEWS)})_({'|'.join(SESSIONS)})")
 _FRAME = re.compile(r"([0-9]{1,15})_keypoints?\.json")
 _LAYOUT = "<id, 5 digits>/<view>_<session>/<frame>_keypoint.json"
@@ -42,9 +44,9 @@ _LAYOUT = "<id, 5 digits>/<view>_<session>/<frame>_keypoint.json"
 
 def find_sequences(root: Path) -> tuple[list[Job], list[str]]:
     """(one job per sequence folder, what was passed over because its name does not fit)."""
-    root = entered(root, "alphapose", "openpose")
+    root = entered(root, "alphapose", "openpose", first=_ID)
     known = set(BENCHMARK.train + BENCHMARK.test)
-    folders, ignored = descend(root, (re.compile(r"\d{5}"), _SEQUENCE))
+    folders, ignored = descend(root, (_ID, _SEQUENCE))
     jobs = []
     for path in folders:
         view, session = path.name.split("_")

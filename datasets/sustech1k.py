@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> str:
         lists = OfficialLists.read(args.partition, "SUSTech1K", probes=False) if args.partition else None
-        jobs, ignored = find_pickles(entered(args.input, "SUSTech1K-Released-pkl"), _LEVELS, _LAYOUT)
+        jobs, ignored = find_pickles(entered(args.input, "SUSTech1K-Released-pkl", first=_LEVELS[0]), _LEVELS, _LAYOUT)
+        if lists is not None:
+            lists.expect(job.target.split("/")[0] for job in jobs)
         lines = convert_and_report(
             functools.partial(read_picked, rule=args.pose_file), jobs, args, converter="sustech1k",
             options={"pose_file": args.pose_file}, joints=COCO_JOINTS, ignored=ignored, layout=_LAYOUT,

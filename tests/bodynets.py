@@ -71,7 +71,7 @@ def naive(net: TLCA, clip: Tensor) -> tuple[Tensor, Tensor]:
             rows.append(frame.flatten())
         elif not hasattr(embedding, "frame"):
             tokens = embedding.token(frame)
-            attended = not isinstance(embedding.over_joints, nn.Identity)
+            attended = net.t1.over_joints is None  # else between the layers over time
             rows.append((plain_layer(embedding.over_joints.layer)(tokens[None])[0] if attended else tokens).flatten())
         else:
             rows.append(embedding.frame(frame.flatten()))

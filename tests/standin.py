@@ -29,16 +29,28 @@ SMALL = [
     "trainer_cfg.total_iter=10", "trainer_cfg.save_iter=10", "trainer_cfg.log_iter=5", "trainer_cfg.val_iter=0",
 ]  # fmt: skip
 STAGES = {"BPMT_T1": "bpmt_demo_t1", "BPMT_T2": "bpmt_demo_t2", "BPMT": "bpmt_demo"}
+OTHERS = {
+    "TLCA_T1": "tlca/tlca_g38_t1", "TLCA": "tlca/tlca_g38", "gpgait": "gpgait/gpgait_g38",
+    "GPGait_PlusPlus": "gpgait++/gpgait++_g38", "GaitMixer": "gaitmixer/gaitmixer_g38",
+    "GaitFormer": "gaitmixer/gaitformer_g38", "GaitPT": "gaitpt/gaitpt_g38", "SkeletonGait": "skeletongait/skeletongait_g38",
+}  # fmt: skip
 TRIPLET_ONLY = "loss_cfg=[{type: TripletLoss, margin: 9.0, log_prefix: triplet}]"
 
 
 def load(name: str, *opts: str) -> Settings:
+    if name in OTHERS:
+        return load_settings(f"configs/{OTHERS[name]}.yaml", [*small_of(name), *opts])
     return load_settings(f"configs/bpmt/{STAGES.get(name, name)}.yaml", [*SMALL, *opts])
+
+
+def small_of(name: str) -> list[str]:
+    """What makes a config's training short: SMALL, but for the sizes of another network than BPMT."""
+    return [text for text in SMALL if name not in OTHERS or not text.startswith("model_cfg.")]
 
 
 def for_host(package: str, name: str, *opts: str, classes: int = 5) -> dict[str, Any]:
     """The host's config of a stage, as it comes out of the file; the stages before it have the same options."""
-    every = [*SMALL, *opts]
+    every = [*small_of(name), *opts]
     inner = [f"{stage}.{text}" for stage in ("t1", "t2") for text in every]
     cfg = host_config(load(name, *opts), HOSTS[package], classes=classes, opts=[*every, *inner])
     return yaml.safe_load(yaml.safe_dump(cfg))

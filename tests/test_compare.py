@@ -19,6 +19,7 @@ from conftest import walking
 from tiny import write_configs, write_data
 from torch import nn
 
+from bpmt_ext import registry
 from bpmt_ext.cli import main
 from bpmt_ext.config import load_settings, settings_from
 from bpmt_ext.data.sequences import PoseReader, Record, SequenceSet
@@ -122,12 +123,15 @@ def test_one_table_of_every_method_on_the_same_splits(walkers: Path, jobs: list,
     assert "whole,Ours," in capsys.readouterr().out
 
 
-def test_a_cell_of_its_own_process_and_one_that_crashes(walkers: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_cell_of_its_own_process_and_one_that_crashes(
+    walkers: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))  # the plugin's network goes with the test
     Path("boom.py").write_text(
         "import os\nfrom dataclasses import replace\n"
         "from bpmt_ext import registry\nfrom bpmt_ext.nets.bpmt import BPMT\n"
         "class Boom(BPMT):\n    def forward(self, *_, **__):\n        os._exit(9)\n"
-        "registry.METHODS = {**registry.METHODS, 'Boom': replace(registry.METHODS['BPMT'], target='boom:Boom')}\n"
+        "registry.add_method('Boom', replace(registry.METHODS['BPMT'], target='boom:Boom'))\n"
     )
     Path("boom.yaml").write_text("base: net.yaml\nmodel_cfg: {model: Boom}\n")
     line = ["--plugin", "boom.py", "--cfgs", "boom.yaml", "net.yaml@untrained", "--fold", "1", "--format", "text"]
@@ -206,6 +210,10 @@ def test_what_cannot_be_mixed_is_refused(walkers: Path, jobs: list, capsys: pyte
         "there is no such yardstick": [*first, "--yardsticks", "bone_length"],
         "is no method of this comparison": [*first, "--reference", "nobody"],
         "a share lies between 0 and 1": [*first, "--split", "t1=2"],
+        "--split t9: no config has a stage t9; did you mean": ["--cfgs", "both.yaml", "--iterations", "6",
+                                                               "--split", "t9=0.2"],
+        "add --minutes or --iterations": ["--cfgs", "both.yaml", "--split", "t1=0.2"],
+        "both has 3 stages": ["--cfgs", "both.yaml", "--iterations", "2", "--out", "x"],
         "is no budget file": ["--cfgs", "new=net.yaml", "--minutes", "1", "--budget-from", "net.yaml", "--out", "x"],
     }
     done = len(jobs)
@@ -221,6 +229,30 @@ def test_what_cannot_be_mixed_is_refused(walkers: Path, jobs: list, capsys: pyte
     with Path("data/0000/camid0_videoid0/seq0/seq0.pkl").open("ab") as file:
         file.write(b"one byte more")
     assert run(*first) == 2 and "made with other sequences than there are now" in capsys.readouterr().err
+
+
+def test_damaged_files_of_a_comparison_are_named(walkers: Path, jobs: list, capsys: pytest.CaptureFixture) -> None:
+    line = ["--cfgs", "net.yaml@untrained", "again=net.yaml@untrained"]
+    assert run(*line) == 0
+    cell = "out/cells/net_untrained/split-seed0"
+    for name, faults in {
+        "out/comparison.json": ["", "[1]", '{"format": 1', '{"format": 1}', '{"format": 9, "budget": 0, "protocol": 0, '
+                                '"data": {}, "methods": {}}'],
+        f"{cell}/result.json": ["", "{}", "[]"], f"{cell}/per_probe-walkers.npz": ["", "x", None],
+    }.items():  # fmt: skip
+        whole = Path(name).read_bytes()
+        for fault in faults:
+            Path(name).unlink() if fault is None else Path(name).write_text(fault)
+            for words in (["--report"], line):
+                capsys.readouterr()
+                assert run(*words) == 2, (name, fault)
+                said = capsys.readouterr().err.strip()
+                assert Path(name).name in said and said.count("\n") == 0
+        Path(name).write_bytes(whole)
+    assert run("--report") == 0
+    Path("results").mkdir()
+    Path("results/results.json").write_text('{"cells": []}')
+    assert main(["compare", "--report", "--out", "results"]) == 2 and "says nothing of" in capsys.readouterr().err
 
 
 def test_what_another_process_does_is_left_to_it(walkers: Path, jobs: list, capsys: pytest.CaptureFixture) -> None:

@@ -16,7 +16,7 @@ from conftest import walking
 from torch import Tensor
 
 from bpmt_ext.cli import host_main
-from bpmt_ext.config import Settings, configs_folder, load_settings
+from bpmt_ext.config import Settings, configs_folder, datasets_folder, load_settings
 from bpmt_ext.data.batches import SAMPLERS, FrameSelection
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.draws import Draws
@@ -68,6 +68,19 @@ def test_there_are_configs_for_every_network() -> None:
     assert CONFIGS
     named = {load_settings(FOLDER / path).model_cfg.model for path in CONFIGS}
     assert named == set(METHODS)
+
+
+def test_configs_that_read_one_folder_read_the_same_joints(tmp_path: Path) -> None:
+    found: dict[str, set[int]] = {}
+    for path in CONFIGS:
+        settings = load_settings(FOLDER / path, root=tmp_path)
+        folder = str(Path(settings.data_cfg.dataset_root).relative_to(tmp_path))
+        found.setdefault(folder, set()).add(data_skeleton(settings).num_joints)
+        assert Path(settings.data_cfg.dataset_partition).is_relative_to(settings.data_cfg.dataset_root), path
+    assert {folder for folder, joints in found.items() if len(joints) > 1} == set()
+    assert (found["data/OUMVLP17/pickles"], found["data/OUMVLP/pickles"]) == ({17}, {18})
+    page = (datasets_folder() / "README.md").read_text("utf-8")
+    assert [folder for folder in found if folder not in page and "data/" in folder] == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)

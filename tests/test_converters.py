@@ -435,6 +435,9 @@ def test_ccpg_and_sustech1k_choose_the_file_and_say_where_the_layout_is_from(tmp
     path.write_text(json.dumps({"TRAIN_SET": ["0000"], "TEST_SET": ["0000"]}))
     assert run(SUSTECH, raw, tmp_path / "e", "--partition", str(path)) == 2
     assert "0000 is in TRAIN_SET and TEST_SET" in capsys.readouterr().err
+    path.write_text(json.dumps({"TRAIN_SET": ["9998"], "TEST_SET": ["9999"]}))
+    assert run(SUSTECH, raw, tmp_path / "e", "--partition", str(path)) == 2 and not (tmp_path / "e").exists()
+    assert "none of them among the labels that are there (0000, 0001)" in capsys.readouterr().err
 
 
 def manifest(root: Path, entry: dict | None = None, **changes: object) -> Path:
@@ -490,7 +493,9 @@ def test_generic_bad_manifests(tmp_path: Path, capsys) -> None:
         ({"split": "drop"}, {}, "sequences[3]: has no split"),
         ({"split": "test"}, {}, "'bert' is in train and in test"),
         ({"type": "a"}, {}, "would both become bert/a/cam-1/cam-1.pkl"), ({"person": "all"}, {}, "person is"),
-        (None, {"joint_format": "coco71"}, "coco71"), (None, {"joint_format": None}, "one of the two"),
+        (None, {"joint_format": "coco71"}, "coco71"),
+        (None, {"joint_format": ["coco17"]}, "the name of one format"),
+        (None, {"joint_format": None}, "one of the two"),
         (None, {"skeleton": {}}, "one of the two"), (None, {"frame_rate": -1}, "frame_rate"),
         (None, {"joint_format": None, "skeleton": 3}, "skeleton is malformed"),
         (None, {"sequences": []}, "list of sequences"), (None, {"sequences": [3]}, "sequences[0]: is a int"),
@@ -502,6 +507,39 @@ def test_generic_bad_manifests(tmp_path: Path, capsys) -> None:
         assert words in message and message.count("\n") == 1 and not (tmp_path / "out").exists()
     (raw / "manifest.json").write_text('{"sequences": [')
     assert run(GENERIC, raw, tmp_path / "out") == 2 and "not JSON (line 1" in capsys.readouterr().err
+    assert run(GENERIC, raw / "files", tmp_path / "out") == 2 and "datasets/README.md" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in RAW if name != "casiab csv"])
+def test_folders_that_cannot_be_written_into(name: str, tmp_path: Path, capsys) -> None:
+    converter, make, count = RAW[name]
+    raw, out = make(tmp_path / "raw"), tmp_path / "out"
+    before = sorted(raw.rglob("*"))
+    assert run(converter, raw, raw) == 2 and "is the folder of the raw data" in capsys.readouterr().err
+    assert sorted(raw.rglob("*")) == before
+    (tmp_path / "file").touch()
+    assert run(converter, raw, tmp_path / "file") == 2 and "is a file; name a folder" in capsys.readouterr().err
+    assert run(converter, raw, out, "--min-frames", "999") == 2
+    message = capsys.readouterr().err
+    assert f"none of {count} sequences could be converted; {count}: fewer than 999 frames" in message
+    assert message.count(f"{converter.__name__.removeprefix('converter_')}: ") == 1  # its name stands once
+    (out / "sequences.jsonl").write_bytes(b"\xff\xfe\x00")
+    assert run(converter, raw, out) == 2 and "was made with something else" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "inner", "level"), [
+    ("casiab", "CASIA-B-Pose", "001"), ("grew", "make_pose", "test"), ("oumvlp", "openpose", "00001"),
+    ("sustech1k", "SUSTech1K-Released-pkl", "0000"),
+])  # fmt: skip
+def test_a_layout_beside_the_folder_that_holds_it_is_not_passed_over(
+    name: str, inner: str, level: str, tmp_path: Path, capsys
+) -> None:
+    converter, make, _ = RAW[name]
+    raw = make(tmp_path / "raw") if name != "oumvlp" else make(tmp_path / "raw") / "alphapose"
+    (raw / inner).mkdir()
+    assert run(converter, raw, tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert f"holds {inner} and, beside it, {level}" in message and not (tmp_path / "out").exists()
 
 
 def never(job: Job) -> Raw:

@@ -17,7 +17,7 @@ from bpmt_ext import cli
 from bpmt_ext.data.transforms import TRANSFORMS
 from bpmt_ext.errors import UserError
 from bpmt_ext.plugins import load_plugins
-from bpmt_ext.registry import METHODS
+from bpmt_ext.registry import METHODS, Method
 from bpmt_ext.skeletons import skeleton_from_mapping
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text("utf-8")
@@ -29,7 +29,8 @@ COMMANDS = [shlex.split(line) for kind, text in BLOCKS if not kind for line in t
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The page's files, and raw walks; afterwards nothing registered remains."""
     monkeypatch.chdir(tmp_path)
-    before = dict(METHODS), dict(TRANSFORMS), set(sys.modules)
+    tables = [(table, dict(table)) for table in (METHODS, TRANSFORMS)]
+    modules = set(sys.modules)
     for kind, text in BLOCKS:
         name = re.match(r"# (\S+\.(?:py|yaml))\n", text)
         if kind:
@@ -41,10 +42,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             pose = 100 + 20 * rng.standard_normal((12, 51))
             np.savetxt(tmp_path / "raw" / f"p{person}_c{camera}_a.txt", pose, delimiter=",")
     yield tmp_path
-    for table, kept in zip((METHODS, TRANSFORMS), before, strict=False):
-        table.clear()
-        table.update(kept)
-    for name in {"mean_pose", "drop_joints", "walks"} - before[2]:
+    for table, kept in tables:
+        for name in set(table) - set(kept):
+            del table[name]
+    for name in {"mean_pose", "drop_joints", "walks"} - modules:
         sys.modules.pop(name, None)
 
 
@@ -89,3 +90,10 @@ def test_a_plugin_that_fails_is_one_sentence(folder: Path, capsys: pytest.Captur
     with pytest.raises(UserError, match="already"):
         load_plugins(["again.py"])
     assert "broken_one" not in sys.modules
+    (folder / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(UserError, match="leaves.py, line 2: SystemExit: 3"):
+        load_plugins(["leaves.py"])
+    assert "leaves" not in sys.modules
+    for target in ("no_module:Net", "math:Nothing", "math", ":"):
+        with pytest.raises(UserError, match="model_cfg.model: "):
+            Method(target).network()

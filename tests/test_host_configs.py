@@ -14,7 +14,9 @@ from bpmt_ext.config import configs_folder, load_settings
 from bpmt_ext.data.transforms import TRANSFORMS
 from bpmt_ext.errors import UserError
 from bpmt_ext.hosts.checkouts import HOSTS
+from bpmt_ext.hosts.components import own_chain
 from bpmt_ext.hosts.configs import host_config
+from bpmt_ext.losses import LOSSES
 from bpmt_ext.registry import METHODS
 
 
@@ -77,6 +79,11 @@ BOTH = ("fastposegait", "opengait")
         (BOTH, ["trainer_cfg.transform=[{type: Nonsense}]"], "'Nonsense' is unknown"),
         (BOTH, ["evaluator_cfg.eval_func=evaluate_Gait3d"], "no protocol 'evaluate_Gait3d'; did you mean"),
         (BOTH[:1], ["evaluator_cfg.eval_func=evaluate_FreeGait"], "no protocol 'evaluate_FreeGait'"),
+        (BOTH, ["trainer_cfg.accumulate=2"], "accumulate: "), (BOTH, ["trainer_cfg.accumulate=2"], "in one pass"),
+        (BOTH, ["trainer_cfg.sampler.repeat={camid0: 2}"], "sampler.repeat: "),
+        (BOTH[1:], ["trainer_cfg.sampler.type=RandomTripletSampler", "trainer_cfg.sampler.batch_size=12"],
+         "OpenGait has no RandomTripletSampler; its samplers are"),
+        (BOTH, ["scheduler_cfg={scheduler: WarmupCosineLR}"], "takes the schedules of torch, not WarmupCosineLR"),
     ],
 )
 def test_what_a_host_cannot_do_is_refused(
@@ -88,6 +95,19 @@ def test_what_a_host_cannot_do_is_refused(
             for_host(package, "BPMT", *opts)
     with pytest.raises(UserError, match="12 sequences do not divide among 5 GPUs"):
         host_config(load("BPMT"), HOSTS["opengait"], classes=5, gpus=5)
+
+
+@pytest.mark.parametrize("package", HOSTS)
+@pytest.mark.parametrize("name", ["gaitmixer/gaitformer_g38", "gaitpt/gaitpt_g38", "skeletongait/skeletongait_g38"])
+def test_networks_that_no_host_has_are_linked(name: str, package: str) -> None:
+    ours = load_settings(configs_folder() / f"{name}.yaml")
+    cfg = host_config(ours, HOSTS[package], classes=30)
+    assert yaml.safe_load(yaml.safe_dump(cfg)) == cfg
+    for section in ("trainer_cfg", "evaluator_cfg"):
+        (chain,) = cfg[section]["transform"]
+        steps = own_chain([chain])
+        assert steps is not None and len(steps) == len(chain["trf_cfg"]) - 1  # the host can build every one of them
+    assert {loss["type"].removeprefix("Bpmt") for loss in cfg["loss_cfg"]} <= set(LOSSES)
 
 
 @pytest.mark.parametrize("package", HOSTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bpmt_ext.engine.logs import Journal, read_metrics
+from bpmt_ext.errors import UserError
 from bpmt_ext.report.curves import draw_curves
 from bpmt_ext.report.results import results_table
 from bpmt_ext.report.tables import text_table
@@ -76,13 +78,12 @@ def test_no_rows_no_picture(tmp_path: Path) -> None:
 
 
 def test_a_failing_picture_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(self: Figure, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half")
+    def failing(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Figure, "savefig", failing)
+    monkeypatch.setattr(os, "replace", failing)
     (tmp_path / "curves.png").write_bytes(b"old")
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="curves.png: cannot be written"):
         draw_curves(ROWS, tmp_path / "curves.png")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 

@@ -89,6 +89,9 @@ def test_a_broken_recipe_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) 
         assert len(faults) == 1 and sentence in faults[0], faults
     (tmp_path / "p.yaml").write_text(yaml.safe_dump([{**row, "model": "gpgait"}]))
     assert tool("--check", "--table", str(tmp_path / "p.yaml")) == 1 and "1 broken" in capsys.readouterr().out
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump([{**row, "opts": ["trainer_cfg.zz=1"]}]))
+    assert tool("--list", "--table", str(tmp_path / "p.yaml")) == 2
+    assert "reproduce_tables: x: --opts: trainer_cfg.zz" in capsys.readouterr().err
     for wrong in ({"tolerance": None}, {"config": None}):
         with pytest.raises(ValueError, match="tolerance"):
             Published(**{**row, **wrong})

@@ -195,6 +195,8 @@ def test_the_page_is_the_same_for_the_same_runs(trained: Path, tmp_path: Path, c
     untested = [text for text in (tmp_path / "zoo.md").read_text().splitlines() if text.startswith("| walkers")]
     assert len(untested) == 3 and sum("not tested" in text for text in untested) == 2
     assert TOOL["main"](["--runs", str(tmp_path / "none")]) == 2 and "--runs" in capsys.readouterr().err
+    below = str(tmp_path / "zoo.md" / "page.md")
+    assert TOOL["main"](["--runs", str(trained), "--out", below]) == 2 and "zoo.md" in capsys.readouterr().err
 
 
 def made(folder: Path, config: str, *opts: str) -> TrainedRun:

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bpmt_ext.cli import guarded
 from bpmt_ext.config import FOLLOWS, configs_folder, load_settings
 from bpmt_ext.data.pickles import write_bytes
 from bpmt_ext.engine.checkpoint import weights_hash
@@ -180,7 +181,7 @@ def page(rows: Sequence[tuple[Mapping[str, Any], str, str]]) -> str:
     return "\n".join([HEAD, markdown_table(header, cells, 5), "", *(entry(*row) + "\n" for row in rows)])
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     rows = []
     for name, one in named(find_runs(args.runs)):
         if not one.scores and not args.untested:
@@ -194,6 +195,7 @@ def run(args: argparse.Namespace) -> None:
     write_bytes(args.out, page(rows).encode())
     where = f"; weights in {args.weights}" if args.weights else ""
     print(f"{args.out}: {len(rows)} trained network{'s' if len(rows) > 1 else ''}{where}")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,12 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, metavar="DIR",
                         help="also write weights and cards; outside any repository")
     parser.add_argument("--untested", action="store_true", help="list stages and runs without results too")
-    try:
-        run(parser.parse_args(arguments))
-    except UserError as error:
-        print(f"model_zoo: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded("model_zoo", run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--opts", nargs="+", action="extend", default=[])
     args = parser.parse_args(argv)
     try:
+        if not 0 < args.frame_rate < 1000:
+            raise UserError(f"--frame-rate {args.frame_rate:g}: give the frames per second of the data")
         settings = load_settings(args.cfgs, args.opts)
+        if settings.model_cfg.model != "BPMT_T1":
+            raise UserError(f"--cfgs {args.cfgs}: trains {settings.model_cfg.model}; name a config of BPMT_T1")
         with world() as here:
             folder = run_folder(settings, args.output.absolute())
             splits = load_data(settings)

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bpmt_ext.cli import guarded
 from bpmt_ext.config import load_settings, suggestion
 from bpmt_ext.engine.distributed import world
 from bpmt_ext.engine.logs import log_to, write_json
@@ -99,7 +100,10 @@ def _at_hand(row: Published, opts: Sequence[str], root: Path) -> str:
         return "-"
     if not all(map(find_config, configs_of(row))):
         return "config not there yet"
-    settings = load_settings(row.config, own_options([*row.opts, *opts]), root)
+    try:
+        settings = load_settings(row.config, own_options([*row.opts, *opts]), root)
+    except UserError as error:
+        raise UserError(f"{row.id}: {error}") from error
     here = [Path(one.data_cfg.dataset_root or " ").is_dir() for one in (settings, tested_on(row, settings, root))]
     return "yes" if all(here) else "no"
 
@@ -146,30 +150,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse(arguments)
+    return guarded("reproduce_tables", _main, parse(arguments))
+
+
+def _main(args: argparse.Namespace) -> int:
     root = Path.cwd()
-    try:
-        if not 0 < args.epochs_scale < 1000:
-            raise UserError(f"--epochs-scale {args.epochs_scale:g}: give a factor above 0, 1 for the printed length")
-        rows = read_published(args.table)
-        if args.list:
-            print_tables(rows, args.opts, root)
-            return 0
-        if args.check is not None:
-            return print_checks(chosen(rows, args.check), args.opts, root)
-        (row,) = chosen(rows, [args.run])
-        log_to(None)
-        return run(row, args.opts, root, args.out.expanduser().absolute(), args.epochs_scale)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"reproduce_tables: {line}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"reproduce_tables: {error.filename}: {error.strerror}; correct the path or its permissions",
-              file=sys.stderr)
-        return 2
+    if not 0 < args.epochs_scale < 1000:
+        raise UserError(f"--epochs-scale {args.epochs_scale:g}: give a factor above 0, 1 for the printed length")
+    rows = read_published(args.table)
+    if args.list:
+        print_tables(rows, args.opts, root)
+        return 0
+    if args.check is not None:
+        return print_checks(chosen(rows, args.check), args.opts, root)
+    (row,) = chosen(rows, [args.run])
+    log_to(None)
+    return run(row, args.opts, root, args.out.expanduser().absolute(), args.epochs_scale)
 
 
 if __name__ == "__main__":

@@ -87,19 +87,23 @@ def run_entry(name: str, body: Callable[[], str]) -> int:
 
 def convert_and_report(read: Callable[[Job], Raw], jobs: Sequence[Job], args: argparse.Namespace, *, converter: str,
                        options: Mapping[str, Any], joints: int, ignored: Sequence[str] = (), layout: str = "",
-                       benchmark: Ending | None = None) -> str:  # fmt: skip
+                       benchmark: Ending | None = None, folds: bool = True) -> str:  # fmt: skip
     """`convert` with the options of `add_arguments`, then the folds and `partition.json`; the report for a person.
 
     ignored: what lies among the raw data under names that do not fit `layout`; the report says so. benchmark: who
-    trains and who is tested.
+    trains and who is tested. folds: whether --folds divides the labels; else it is the benchmark's own to see to.
     """
+    if args.output.resolve() == args.input.resolve():
+        raise UserError(f"--output {args.output}: is the folder of the raw data; name another folder.")
+    if args.output.exists() and not args.output.is_dir():
+        raise UserError(f"--output {args.output}: is a file; name a folder.")
     if args.inner and args.folds is None:
-        raise UserError(f"{converter}: --inner needs --folds K.")
-    if args.folds is not None and jobs:
+        raise UserError("--inner needs --folds K.")
+    if folds and args.folds is not None and jobs:
         folds_of(_labels(jobs), args.folds)  # a wrong number should not show after an hour
     report = convert(read, jobs, args.output, converter=converter, options=options, joints=joints,
                      min_frames=args.min_frames, workers=args.workers)  # fmt: skip
-    if args.folds is not None:
+    if folds and args.folds is not None:
         write_folds(args.output, written_labels(args.output), args.folds, args.inner)
     lines = [format_report(report)]
     if ignored:
@@ -126,16 +130,16 @@ def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, co
     is dropped and counted. Raises UserError where there is nothing to convert or nothing came out.
     """
     if not jobs:
-        raise UserError(f"{converter}: no sequence to convert; check --input.")
+        raise UserError("no sequence to convert; check --input.")
     odd = next((job for job in jobs if not _is_plain(job.target)), None)
     if odd is not None:
         raise UserError(f"{odd.source}: would become {odd.target!r}, no plain <label>/<type>/<view>/<name>.pkl inside "
                         "--output; rename it.")  # fmt: skip
     twice = [target for target, count in Counter(job.target for job in jobs).items() if count > 1]
     if twice:
-        raise UserError(f"{converter}: two raw sequences would both become {twice[0]}; rename or remove one.")
+        raise UserError(f"two raw sequences would both become {twice[0]}; rename or remove one.")
     if workers < 1 or min_frames < 1:
-        raise UserError(f"{converter}: --workers {workers} and --min-frames {min_frames} must be at least 1.")
+        raise UserError(f"--workers {workers} and --min-frames {min_frames} must be at least 1.")
     header = {"converter": converter, "options": {**options, "min_frames": min_frames}}
     output.mkdir(parents=True, exist_ok=True)
     outcomes = _read_journal(output, header)
@@ -155,7 +159,10 @@ def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, co
     report = {**header, **_summary(list(outcomes.values()), already=len(jobs) - len(todo))}
     _write_report(output, report)
     if not report["sequences"]["written"]:
-        raise UserError(f"{converter}: none of {len(jobs)} sequences could be converted; see {output / REPORT}.")
+        reason, count = next(iter(report["sequences dropped, by reason"].items()))
+        example = next(iter(report["left out"]), "no example").removesuffix(".")
+        raise UserError(f"none of {len(jobs)} sequences could be converted; {count}: {reason} (the first: {example}); "
+                        f"mend them or --input, see {output / REPORT}.")  # fmt: skip
     return report
 
 
@@ -233,9 +240,10 @@ def _read_journal(output: Path, header: Mapping[str, Any]) -> dict[str, Outcome]
             raise UserError(f"{output}: holds pickles but no {JOURNAL} telling how they were made; use a new folder.")
         write_bytes(path, (json.dumps(header) + "\n").encode())
         return {}
-    first, *lines = path.read_text(encoding="utf-8").split("\n")
+    first, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     if first != json.dumps(header):
-        raise UserError(f"{output}: was made with {first[:500]}, not {json.dumps(header)}; use another --output.")
+        made = first[:500] if first.startswith('{"converter"') else f"something else ({first[:40]!r})"
+        raise UserError(f"{path}: was made with {made}, not {json.dumps(header)}; use another --output.")
     outcomes = {}
     for line in lines:
         try:

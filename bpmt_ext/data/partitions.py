@@ -118,6 +118,14 @@ class OfficialLists:
             raise UserError(f"{path}: {f'{both[0]} is in TRAIN_SET and TEST_SET' if both else what}; take {official}.")
         return cls(data, lists)
 
+    def expect(self, labels: Iterable[str]) -> None:
+        """UserError if none of the labels found among the raw data is in a list: the file is of another data set."""
+        found = sorted(set(labels))
+        if not set(found) & {*self.lists["TRAIN_SET"], *self.lists["TEST_SET"]}:
+            listed = self.lists["TRAIN_SET"][0]
+            raise UserError(f"--partition: lists {listed} and others, none of them among the labels that are there "
+                            f"({', '.join(found[:3])}); take the file of this data set.")  # fmt: skip
+
     def finish(self, output: Path, targets: Sequence[str]) -> Found:
         """Copy the file and say how much of it is on disk."""
         write_bytes(output / PARTITION, self.data)

@@ -8,6 +8,7 @@
 | `.csv` | GaitGraph's rows `<sequence>/<frame>`, 51 values |
 | `.npz`, `.npy` | array (t, v, c); a .npz may name its `joint_format` and keep a `confidence` (t, v) beside `pose` |
 | `.pkl` | the hosts' pickles, through the restricted reader |
+| `.skeleton`, `.mat` | NTU RGB+D (of several bodies the liveliest), Penn Action; NW-UCLA's `.json` is known too |
 
 Every fault is one sentence with the file and the line or key. Nothing is executed, and sizes are bounded.
 """
@@ -21,7 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bpmt_ext.data.bodies import pose_of
 from bpmt_ext.data.pickles import read_pickle
+from bpmt_ext.data.poseactions import NTU_JOINTS, read_penn_pose, read_skeleton_text, ucla_pose
 from bpmt_ext.data.posearrays import as_pose, read_npy, read_npz, with_confidence
 from bpmt_ext.data.posejson import (
     FILE_BYTES,
@@ -40,7 +43,7 @@ GREW_FRAME = re.compile(r"([0-9]{1,15})_2d_pose\.txt")
 GREW_BESIDE = re.compile(r"[0-9]+\.(png|jpg)|[0-9]+_3d_pose\.txt")
 _TEXTS = ((GAIT3D_FRAME, "human_crop_f<frame>.txt", None), (GREW_FRAME, "<frame>_2d_pose.txt", GREW_BESIDE))
 _ARRAY_FORMATS = {13: "penn13", 17: "coco17", 18: "openpose18", 25: "ntu25"}
-_KNOWN = "a folder of frame files, .json, .csv, .npz, .npy or .pkl"
+_KNOWN = "a folder of frame files, .json, .csv, .npz, .npy, .pkl, .skeleton or .mat"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,10 @@ def _read(path: Path, person: str, skeleton: Skeleton | None, sequence: str | No
     if path.is_dir():
         return _read_folder(path, person, skeleton, frame_sort)
     if kind == ".json":
-        raw = single_person(all_frames(load_json(path, FILE_BYTES), str(path)), str(path), person)
+        value = load_json(path, FILE_BYTES)
+        if isinstance(value, dict) and "skeletons" in value:
+            return Raw(ucla_pose(value, str(path))), "kinect20"
+        raw = single_person(all_frames(value, str(path)), str(path), person)
         return _named(raw, path, skeleton)
     if kind == ".csv":
         return _read_csv(path, sequence), "coco17"
@@ -115,6 +121,11 @@ def _read(path: Path, person: str, skeleton: Skeleton | None, sequence: str | No
         return Raw(as_pose(read_npy(path), str(path), skeleton.num_joints if skeleton else None)), None
     if kind == ".pkl":
         return Raw(as_pose(read_pickle(path), str(path), skeleton.num_joints if skeleton else None)), None
+    if kind == ".skeleton":
+        clip = read_skeleton_text(path)
+        return pose_of(clip.tracks, clip.frames, bodies=1, joints=NTU_JOINTS, denoise="published"), "ntu25"
+    if kind == ".mat":
+        return Raw(read_penn_pose(path)), "penn13"
     if not path.exists():
         raise UserError(f"{path}: does not exist; check the path.")
     raise UserError(f"{path}: is no file of poses that is known; expected {_KNOWN}.")

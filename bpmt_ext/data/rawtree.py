@@ -23,10 +23,11 @@ FROM_DOCUMENTATION = (
 )
 
 
-def entered(root: Path, *inner: str) -> Path:
+def entered(root: Path, *inner: str, first: re.Pattern[str]) -> Path:
     """The folder to look in: `root`, or the one of these names in it; capitals do not count.
 
-    UserError if `root` is no folder or holds two of them.
+    first: names of the folders on the first level of the layout. UserError if `root` is no folder, holds two of the
+    inner folders, or one of them and the layout beside it.
     """
     if not root.is_dir():
         raise UserError(f"{root}: is no folder; give --input the unpacked data.")
@@ -35,6 +36,10 @@ def entered(root: Path, *inner: str) -> Path:
     if len(there) > 1:
         both = " and ".join(path.name for path in there)
         raise UserError(f"{root}: holds {both}; give --input one of them, each becomes a set of its own.")
+    beside = [path.name for path in sorted(root.iterdir()) if there and first.fullmatch(path.name) and path.is_dir()]
+    if beside:
+        raise UserError(f"{root}: holds {there[0].name} and, beside it, {beside[0]}; give --input the folder that is "
+                        "meant, and nothing else in it.")  # fmt: skip
     return there[0] if there else root
 
 

@@ -1,14 +1,14 @@
 """A data root and a partition file in; sets of sequence records for training, validation and testing out.
 
 On disk: <root>/<label>/<type>/<view>/*.pkl, a folder a sequence, its sorted files the modalities. The partition file
-is JSON: TRAIN_SET and TEST_SET (labels), where wanted VAL_SET (labels) and PROBE_SET ("label-type-view").
+is JSON: TRAIN_SET and TEST_SET (labels), where wanted VAL_SET (labels) and PROBE_SET ("label-type-view"); or, for
+actions, TRAIN, VAL and TEST, which list sequences (see sequencelists.py).
 Shapes: n sequences, t frames, v joints, c channels. Every fault in the data is a `UserError`.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import os
 import random
@@ -22,6 +22,7 @@ import numpy as np
 
 from bpmt_ext.cameras import CAMERAS
 from bpmt_ext.data.pickles import read_pose
+from bpmt_ext.data.sequencelists import Partition, group_of, held_out, read_partition, some_of
 from bpmt_ext.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -41,21 +42,16 @@ class Record:
         """label-type-view, as PROBE_SET writes it."""
         return f"{self.label}-{self.type}-{self.view}"
 
+    @property
+    def place(self) -> str:
+        """label/type/view, as the lists of sequences write it."""
+        return f"{self.label}/{self.type}/{self.view}"
+
     def camera(self, rule: str) -> str:
         """The camera by `rule`: the view, or the type's or view's part before its first underscore."""
         if rule not in CAMERAS:
             raise UserError(f"data_cfg.camera: {rule!r} is unknown{_hint(rule, CAMERAS)}")
         return CAMERAS[rule](self.type, self.view)
-
-
-@dataclass(frozen=True)
-class Partition:
-    """The label lists of a benchmark, and its probes where it names them."""
-
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    val: tuple[str, ...] = ()
-    probe: tuple[str, ...] = ()
 
 
 @dataclass
@@ -142,12 +138,6 @@ def _hint(name: object, known: Collection[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
-def _some(names: Collection[str]) -> str:
-    """'12 (a, b, c, ...)' for messages."""
-    first = sorted(names)[:3]
-    return f"{len(names)} ({', '.join(first)}{', ...' if len(names) > 3 else ''})"
-
-
 def _folders(path: Path) -> list[Path]:
     with os.scandir(path) as entries:  # unlike iterdir() this needs no look-up per entry
         return [path / name for name in sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")]
@@ -181,40 +171,6 @@ def find_records(root: Path | str, labels: Collection[str] | None = None) -> lis
     return records
 
 
-def read_partition(path: Path | str | None) -> Partition:
-    """The lists of a partition file; UserError if it is missing, is no JSON, lacks a list or puts a label in two."""
-    if not path:
-        raise UserError("data_cfg.dataset_partition is not set: give a JSON file with TRAIN_SET and TEST_SET")
-    path = Path(path).expanduser()
-    where = f"data_cfg.dataset_partition: {path}"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{where} does not exist; the data set's converter (python datasets/<source>.py) puts it there; those "
-            "of Gait3D and SUSTech1K are the benchmark's own files: give the converter, with --partition, the one in a "
-            "FastPoseGait or OpenGait checkout (datasets/<name>/<name>.json) or in the data set's repository"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where} is not a readable JSON file ({error}); mend it or take a fresh copy") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{where} holds a {type(content).__name__}; write {{'TRAIN_SET': [...], 'TEST_SET': [...]}}")
-    lists = {}
-    for key in ("TRAIN_SET", "TEST_SET", "VAL_SET", "PROBE_SET"):
-        if key not in content and key in ("TRAIN_SET", "TEST_SET"):
-            raise UserError(f"{where} has no list {key}; add it (it may be empty)")
-        values = content.get(key) or []
-        wrong = values if not isinstance(values, list) else [x for x in values if not isinstance(x, str)]
-        if wrong:
-            raise UserError(f"{where}: {key} must be a list of strings, got {str(wrong)[:40]}; write labels in quotes")
-        lists[key] = tuple(dict.fromkeys(values))
-    for key in ("TRAIN_SET", "VAL_SET"):
-        both = set(lists[key]) & set(lists["TEST_SET"])
-        if both:
-            raise UserError(f"{where}: labels both in {key} and TEST_SET: {_some(both)}; leave each in one list")
-    return Partition(lists["TRAIN_SET"], lists["TEST_SET"], lists["VAL_SET"], lists["PROBE_SET"])
-
-
 def _in_use(record: Record, data_in_use: Sequence[bool | int] | None) -> Record:
     """The record with only the modalities in use: a list of true/false per file, or of file positions."""
     if not data_in_use or not record.paths:
@@ -230,19 +186,28 @@ def _in_use(record: Record, data_in_use: Sequence[bool | int] | None) -> Record:
 
 
 def _check_presence(partition: Partition, records: Sequence[Record], data: Any, dropped: Counter[str]) -> None:
-    """Every listed label and probe is on disk, or `missing_labels: warn` lets them pass, counted and logged."""
-    present = {r.label for r in records}
-    missing = set(partition.train + partition.test + partition.val) - present
+    """Every listed label or sequence and probe is there, or `missing_labels: warn` lets them pass, counted and logged.
+    """
+    kind = "sequences" if partition.sequences else "labels"
+    present = {r.place if partition.sequences else r.label for r in records}
+    missing = {*partition.train, *partition.test, *partition.val} - present
     test = {r.name for r in records if r.label in set(partition.test)}
     probes = set(partition.probe) - test
-    dropped.update(missing_labels=len(missing), missing_probes=len(probes))
-    for names, what in ((missing, "labels of the partition have no sequence"),
+    dropped.update({f"missing_{kind}": len(missing), "missing_probes": len(probes)})
+    lost = "labels of the partition have no sequence" if kind == "labels" else "sequences of the partition are not"
+    for names, what in ((missing, lost),
                         (probes, "entries of PROBE_SET are not among the test sequences")):
         if names and data.missing_labels != "warn":
-            raise UserError(f"{_some(names)} {what} in {data.dataset_root}; complete the data, shorten "
+            raise UserError(f"{some_of(names)} {what} in {data.dataset_root}; complete the data, shorten "
                             f"{data.dataset_partition}, or set data_cfg.missing_labels: warn")
         if names:
-            _LOG.warning("%s %s in %s; they are left out", _some(names), what, data.dataset_root)
+            _LOG.warning("%s %s in %s; they are left out", some_of(names), what, data.dataset_root)
+
+
+def _listed(records: Sequence[Record], partition: Partition, names: Collection[str]) -> list[Record]:
+    """The records that a list of the partition names, by their labels or one by one."""
+    wanted = set(names)
+    return [r for r in records if (r.place if partition.sequences else r.label) in wanted]
 
 
 def _drop_short(records: list[Record], reader: PoseReader, threshold: int, lenient: bool) -> list[Record]:
@@ -284,17 +249,14 @@ def _camera_split(records: Sequence[Record], rule: str) -> tuple[list[Record], l
     return sides
 
 
-def _held_out(labels: Collection[str], share: float, seed: int) -> set[str]:
-    """The share of the training labels that validates."""
-    if not 0 <= share < 1:
-        raise UserError(f"data_cfg.validation is {share}; it is a share of the training labels: 0 (none) up to below 1")
-    order = sorted(labels)
-    if share == 0 or not order:
-        return set()
-    count = max(1, round(share * len(order)))
-    if count >= len(order):
-        raise UserError(f"data_cfg.validation {share} of {len(order)} training label(s) leaves no other; set it to 0")
-    return {order[k] for k in np.random.default_rng(seed).permutation(len(order))[:count]}
+def _held_out(records: Sequence[Record], share: float, seed: int, sequences: bool) -> tuple[list[Record], list[Record]]:
+    """(training, validation): a share of the labels, or of the subjects or clips of a partition of sequences."""
+    keys = [group_of(r.place) if sequences else r.label for r in records]
+    held = held_out(set(keys), share, seed, what="subject or clip" if sequences else "label")
+    sides: tuple[list[Record], list[Record]] = ([], [])
+    for key, record in zip(keys, records, strict=True):
+        sides[key in held].append(record)
+    return sides
 
 
 def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) -> Splits:
@@ -306,13 +268,20 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
     partition = read_partition(data.dataset_partition)
     if data.camera_split and partition.val:
         raise UserError(f"data_cfg.camera_split does not go with the VAL_SET of {data.dataset_partition}; drop one")
-    listed = set(partition.train + partition.test + partition.val)
+    if data.camera_split and partition.sequences:
+        raise UserError("data_cfg.camera_split divides the cameras of a subject; the lists of sequences in "
+                        f"{data.dataset_partition} name their own sides: set it to false")
+    listed = partition.labels
     root = _root(data.dataset_root)
     found = find_records(root, listed)
     reader = PoseReader(joints, bool(data.cache))
     # a folder of the root that holds no <type>/<view> is something else, the converter's folds for one
     unlisted = [p for p in _folders(root) if p.name not in listed and any(map(_folders, _folders(p)))]
     dropped: Counter[str] = Counter(unlisted_labels=len(unlisted))
+    if partition.sequences:
+        count = len(found)
+        found = _listed(found, partition, {*partition.train, *partition.test, *partition.val})
+        dropped["unlisted_sequences"] = count - len(found)
     used = [_in_use(r, data.data_in_use) for r in found if r.paths]
     _check_presence(partition, used, data, dropped)
     kept = _drop_short(used, reader, data.frame_threshold, lenient)
@@ -320,27 +289,26 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
     dropped.update(empty_folders=len(found) - len(used), short_sequences=len(used) - len(kept),
                    short_probes=len({r.name for r in used} & set(partition.probe) - names))
 
-    inside = {key: set(labels) for key, labels in vars(partition).items()}
-    test = [r for r in kept if r.label in inside["test"]]
-    val = [r for r in kept if r.label in inside["val"]]
-    train = [r for r in kept if r.label in inside["train"] - inside["val"]]
+    test, val = _listed(kept, partition, partition.test), _listed(kept, partition, partition.val)
+    trainers = set(partition.train) - set(partition.val)
+    train = _listed(kept, partition, trainers)
     cameras = _cameras(train, data.camera)
     enough = [r for r in train if len(cameras[r.label]) >= data.min_cameras]
     dropped.update(few_camera_sequences=len(train) - len(enough))
-    for key, left in (("train", enough), ("test", test)):
-        if not left and any(r.label in inside[key] for r in used):
-            raise UserError(f"no sequence of {key.upper()}_SET is left: data_cfg.frame_threshold "
-                            f"{data.frame_threshold} and min_cameras {data.min_cameras} drop all; lower them")
+    for key, left, wanted in (("train", enough, trainers), ("test", test, partition.test)):
+        if not left and _listed(used, partition, wanted):
+            name = key.upper() if partition.sequences else f"{key.upper()}_SET"
+            raise UserError(f"no sequence of {name} is left: data_cfg.frame_threshold {data.frame_threshold} and "
+                            f"min_cameras {data.min_cameras} drop all; lower them")
     if not kept:
         raise UserError(f"none of the {len(listed)} labels of {data.dataset_partition} has a sequence in {root}; "
                         "check that both belong to the same data set")
-    train, label_set = enough, None
+    train, label_set = enough, set(partition.classes) or None
     if data.camera_split:
         train, val = _camera_split(enough, data.camera)
         label_set = {r.label for r in train}
     elif not partition.val:
-        held = _held_out({r.label for r in enough}, data.validation, data.validation_seed)
-        train, val = [r for r in enough if r.label not in held], [r for r in enough if r.label in held]
+        train, val = _held_out(enough, data.validation, data.validation_seed, partition.sequences)
     probes = frozenset(partition.probe) & {r.name for r in test} if partition.probe else None
     return Splits(SequenceSet(train, label_set, reader), SequenceSet(val, label_set, reader),
-                  SequenceSet(test, None, reader), probes, dict(dropped), data.camera)
+                  SequenceSet(test, partition.classes or None, reader), probes, dict(dropped), data.camera)

@@ -16,7 +16,7 @@ from bpmt_ext.errors import UserError
 
 # Arguments of torch's schedulers that count iterations; those that multiply once an iteration are taken to a power.
 _LENGTHS = ("total_steps", "step_size", "T_max", "T_0", "total_iters", "steps_per_epoch", "step_size_up",
-            "step_size_down")  # fmt: skip
+            "step_size_down", "cycle")  # fmt: skip
 _DECAYS = {"ExponentialLR": ("gamma",), "CyclicLR": ("gamma",)}
 
 
@@ -37,7 +37,7 @@ def schedule_options(settings: Settings, iterations: int, prefix: str = "") -> l
     schedule = settings.scheduler_cfg
     for key, value in schedule.free.items():
         where = f"scheduler_cfg.{key}"
-        if key in _LENGTHS and isinstance(value, int) and not isinstance(value, bool):
+        if key in _LENGTHS and isinstance(value, int) and not isinstance(value, bool) and value:
             changed[where] = max(1, ceil(value * factor - 1e-9))
         elif key == "milestones" and isinstance(value, list):
             changed[where] = [max(1, round(one * factor)) for one in value]

@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,10 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds: zip, pickle, runtime, ...
         needed = _globals(path, error)
         if not needed:
-            raise UserError(f"{path}: not a readable checkpoint of tensors and plain data ({_first(error)})") from error
+            # torch's own words advise to open such a file with its maker's code
+            told = "damaged, or another kind of file" if isinstance(error, UnpicklingError) else _first(error)
+            raise UserError(f"{path}: not a readable checkpoint of tensors and plain data ({told}); take a fresh "
+                            "copy, or train again") from error  # fmt: skip
         if not trust:
             raise UserError(
                 f"{path}: not a readable checkpoint of tensors and plain data: it needs {_few(needed)}; building these "

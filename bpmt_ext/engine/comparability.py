@@ -16,8 +16,8 @@ from bpmt_ext.engine.logs import write_json
 from bpmt_ext.engine.methods import Contender, Stage
 from bpmt_ext.engine.stages import check_protocol, load_data
 from bpmt_ext.errors import UserError
+from bpmt_ext.report.comparison import FORMAT, read_plan
 
-FORMAT = 1
 PROTOCOL = ("eval_func", "same_camera", "camera", "cross_view_gallery")
 _EMPTY = SequenceSet(())
 
@@ -119,7 +119,7 @@ def check_folder(
     """
     file = out / "comparison.json"
     now = {"format": FORMAT, "budget": dict(budget), "protocol": shared["protocol"], "data": {}, "methods": {}}
-    there = json.loads(file.read_text("utf-8")) if file.is_file() else now
+    there = read_plan(file) if file.is_file() else now
     remedy = "give another --out"
     for key in ("format", "budget", "protocol"):
         if there[key] != json.loads(json.dumps(now[key])):

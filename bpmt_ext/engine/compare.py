@@ -21,11 +21,12 @@ from bpmt_ext.engine.budget import Stage as Cost
 from bpmt_ext.engine.budget import allot, schedule_options
 from bpmt_ext.engine.claims import claim
 from bpmt_ext.engine.comparability import Case, check_folder, check_methods, check_place, digest
-from bpmt_ext.engine.jobs import read_json, run_job
+from bpmt_ext.engine.jobs import run_job
 from bpmt_ext.engine.logs import log, log_to, write_json
 from bpmt_ext.engine.methods import Contender, Stage, check_arguments, contenders, identity, stages_of
 from bpmt_ext.engine.yardstick import yardstick_cell
 from bpmt_ext.errors import UserError
+from bpmt_ext.jsonfiles import read_json
 from bpmt_ext.metrics.yardsticks import YARDSTICKS
 from bpmt_ext.plugins import load_plugins
 from bpmt_ext.report.comparison import gather
@@ -91,9 +92,19 @@ class Comparison:
                 raise UserError(f"--yardsticks {name}: there is no such yardstick{suggestion(name, YARDSTICKS)}")
         self.unmeasured: dict[str, dict[str, str]] = {}
         self.stages = {one.label: stages_of(one.config, one.opts, self.cwd) for one in self.methods}
+        self._check_shares()
         for stages in self.stages.values():
             check_arguments(stages)
         self.cases = [self._case(fold) for fold in self._folds()]
+
+    def _check_shares(self) -> None:
+        """UserError for a --split that would have no effect."""
+        o, known = self.options, {stage.name for stages in self.stages.values() for stage in stages if stage.name}
+        for name in o.split:
+            if name not in known:
+                raise UserError(f"--split {name}: no config has a stage {name}{suggestion(name, known)}")
+        if o.split and not (o.minutes or o.iterations):
+            raise UserError("--split: shares out a length, and there is none; add --minutes or --iterations")
 
     # -- what is compared ----------------------------------------------------------------------------------------
 
@@ -178,6 +189,9 @@ class Comparison:
             rows = [Cost(row["name"], row["iterations"], row["seconds"]) for row in entry["stages"]]
             found = allot(o.minutes * 60, rows, o.split)
         elif o.iterations:
+            if o.iterations < len(stages):
+                raise UserError(f"--iterations {o.iterations}: {method.label} has {len(stages)} stages; give each at "
+                                "least one")
             found = allot(o.iterations, [Cost(s.name, s.settings.trainer_cfg.total_iter) for s in stages], o.split)
         else:
             return []
@@ -274,7 +288,7 @@ def _read_budget(path: Path) -> dict[str, Any]:
         for entry in found.values():
             digest([entry["config"], [[row["name"], int(row["iterations"]), float(row["seconds"])]
                                       for row in entry["stages"]]])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is no budget file of bpmt compare ({error!r}); name another") from error
+    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is no budget file of bpmt compare ({error}); name another") from error
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -13,11 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bpmt_ext.engine.logs import write_json
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of ours."""
-    return json.loads(path.read_text("utf-8"))
+from bpmt_ext.jsonfiles import read_json
 
 
 def run_job(folder: Path, job: Mapping[str, Any], threads: int, descriptor: int | None = None) -> str:
@@ -27,7 +22,7 @@ def run_job(folder: Path, job: Mapping[str, Any], threads: int, descriptor: int 
     folder is removed. threads: of the process, 0 as torch likes. descriptor: of the claim, which the process shares.
     """
     file, log, result, failed = (folder / name for name in ("job.json", "log.txt", "result.json", "failed.json"))
-    if folder.exists() and (not file.is_file() or read_json(file)["digest"] != job["digest"]):
+    if folder.exists() and (not file.is_file() or read_json(file, "digest")["digest"] != job["digest"]):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)

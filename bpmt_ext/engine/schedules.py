@@ -17,8 +17,8 @@ class WarmupCosineLR(LRScheduler):
 
     warmup: share of the training over which the rate rises, in equal steps, to the optimiser's own; 0 leaves it out.
     epoch_iterations: iterations in an epoch; the rate then changes at the start of each epoch only. 1 changes it every
-    iteration. cycle: iterations after which the cosine starts anew from the full rate (not the warm-up); 0 never.
-    eta_min: where the cosine ends. After total_steps the last rate stays.
+    iteration. cycle: iterations, an epoch at the least, after which the cosine starts anew from the full rate (not the
+    warm-up); 0 never. eta_min: where the cosine ends. After total_steps the last rate stays.
 
     In epochs e = 0 ... E-1, the first W = round(warmup E) of them warm-up: (e + 1) / (W + 1) of the rate while e < W,
     afterwards (1 + cos(pi (e - W) / (E - W))) / 2 of its distance to eta_min. Raises ValueError for other numbers.
@@ -40,9 +40,6 @@ class WarmupCosineLR(LRScheduler):
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
         if not 0 <= warmup < 1 or not 0 <= eta_min < math.inf:
             raise ValueError(f"warmup must be in [0, 1) and eta_min at least 0, not {warmup!r} and {eta_min!r}")
-        if epoch_iterations > total_steps or 0 < cycle < epoch_iterations:
-            raise ValueError(f"epoch_iterations {epoch_iterations} must fit into total_steps {total_steps} "
-                             f"and into cycle {cycle}")  # fmt: skip
         self.total_steps, self.epoch_iterations = total_steps, epoch_iterations
         self.warmup, self.cycle, self.eta_min = warmup, cycle, eta_min
         super().__init__(optimizer, last_epoch)

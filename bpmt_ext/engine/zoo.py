@@ -7,7 +7,6 @@ skeleton, the test's transforms and distance, where the figures come from, and c
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -17,11 +16,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor, nn
 
 from bpmt_ext import __version__
 from bpmt_ext.config import Settings, settings_from
+from bpmt_ext.config_layers import read_yaml
 from bpmt_ext.data.pickles import write_bytes
 from bpmt_ext.data.transforms import Compose, build_transform
 from bpmt_ext.engine.checkpoint import (
@@ -33,6 +32,7 @@ from bpmt_ext.engine.checkpoint import (
 )
 from bpmt_ext.engine.logs import write_json
 from bpmt_ext.errors import UserError
+from bpmt_ext.jsonfiles import read_json
 from bpmt_ext.registry import build_network, get_method
 from bpmt_ext.skeletons import Skeleton, get_skeleton, skeleton_from_mapping
 
@@ -76,11 +76,8 @@ def read_run(folder: Path) -> TrainedRun:
     UserError if the results there were measured with weights that are in none of its checkpoints.
     """
     file = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); name the folder of a trained run") from error
-    if not isinstance(values, dict):
+    values = read_yaml(file)
+    if not values:
         raise UserError(f"{file}: holds no settings; name the folder of a trained run")
     settings = settings_from(values, source=str(file))
     scores = _scores(folder, settings)
@@ -93,12 +90,12 @@ def _scores(folder: Path, settings: Settings) -> dict[str, Mapping[str, Any]]:
     """Results by the test's name: of the run itself, or of the cell of a comparison whose last stage it is."""
     own = folder / "results.json"
     if own.is_file():
-        results = _read_json(own)
+        results = read_json(own)
         return {str(results.get("dataset")): _whole(results, own)}
     cell = next((above.parent for above in folder.parents if above.name == "output"), None)
     if cell is None or not (cell / "result.json").is_file():
         return {}
-    result = _read_json(cell / "result.json")
+    result = read_json(cell / "result.json")
     if result.get("model") != settings.model_cfg.model:
         return {}
     said = {"versions": result.get("versions", {})}
@@ -111,16 +108,6 @@ def _whole(results: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if lacking:
         raise UserError(f"{path}: says nothing of {lacking[0]}; test the network again")
     return dict(results)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); make it again, or delete it") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds no mapping; make it again, or delete it")
-    return found
 
 
 def _tested(folder: Path, settings: Settings, hashes: set[str]) -> tuple[Path, dict[str, Any]]:
@@ -211,7 +198,7 @@ def read_card(path: Path) -> dict[str, Any]:
     card_file = path.with_suffix(".json")
     if not card_file.is_file():
         raise UserError(f"{card_file}: there is no such card; name the .json that lies beside the weights")
-    card = _read_json(card_file)
+    card = read_json(card_file)
     wrong = [key for key, kind in _KEYS.items() if not isinstance(card.get(key), kind)]
     if wrong or card["format"] != FORMAT:
         what = f"has no {wrong[0]}" if wrong else f"is of format {card['format']}, this reads {FORMAT}"

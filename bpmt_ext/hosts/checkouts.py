@@ -19,9 +19,10 @@ from bpmt_ext.errors import UserError
 
 @dataclass(frozen=True)
 class Host:
-    """One host. protocols, models: names that are its own. losses: what its own take besides type, log_prefix and
-    loss_term_weight. frame_threshold: whether it reads that key. positions: whether data_in_use may be positions.
-    trainer: keys that only it reads. measured, fingerprint: the commit the adapter was tried with, and its files."""
+    """One host. protocols, models, samplers: names that are its own. losses: what its own take besides type,
+    log_prefix and loss_term_weight. frame_threshold: whether it reads that key. positions: whether data_in_use may be
+    positions. trainer: keys that only it reads. measured, fingerprint: the commit the adapter was tried with, and its
+    files."""
 
     name: str
     package: str
@@ -31,6 +32,7 @@ class Host:
     protocols: tuple[str, ...]
     losses: Mapping[str, tuple[str, ...]]
     models: tuple[str, ...]
+    samplers: tuple[str, ...]
     frame_threshold: bool
     positions: bool
     trainer: Mapping[str, object] = field(default_factory=dict)
@@ -65,6 +67,7 @@ HOSTS: Mapping[str, Host] = {
             "CrossEntropyLoss": ("scale", "label_smooth", "eps", "log_accuracy"),
         },
         models=("GaitTR", "GaitGraph1", "GaitGraph2", "gpgait", "GPGait_PlusPlus"),
+        samplers=("TripletSampler", "CommonSampler", "RandomTripletSampler", "InferenceSampler"),
         frame_threshold=True,
         positions=False,
     ),
@@ -83,6 +86,7 @@ HOSTS: Mapping[str, Host] = {
             "CrossEntropyLoss": ("scale", "label_smooth", "eps", "log_accuracy"),
         },
         models=("GaitTR", "GaitGraph1", "GaitGraph2", "DeepGaitV2"),
+        samplers=("TripletSampler", "CommonSampler", "BilateralSampler", "InferenceSampler"),
         frame_threshold=False,
         positions=True,
         trainer={"find_unused_parameters": False},

@@ -3,8 +3,9 @@
 The host merges a config over its own defaults, knows no `base`, and looks for a checkpoint by its iteration alone
 (host_contract.md sections 2-6). What it cannot do is refused, with two exceptions that change no result it reports: it
 holds no validation identities out (data_cfg.validation, trainer_cfg.val_iter: it trains on the whole TRAIN_SET), and
-its seed is the process's rank (trainer_cfg.seed). A stage is handed over from its last iteration. A loss is the
-host's own where that can do what is asked, else ours, `Bpmt<name>`.
+its seed is the process's rank (trainer_cfg.seed). Our transforms run on its device, whatever data_cfg.transform_on
+says: the numbers are the same. A stage is handed over from its last iteration. A loss is the host's own where that can
+do what is asked, else ours, `Bpmt<name>`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def host_config(
         "evaluator_cfg": _evaluator(settings, host, gpus),
         "model_cfg": _model(settings, host, classes, opts, root),
         "optimizer_cfg": resolved["optimizer_cfg"],
-        "scheduler_cfg": resolved["scheduler_cfg"],
+        "scheduler_cfg": _schedule(settings, host),
         "trainer_cfg": _trainer(settings, host, gpus),
     }
     if not pretraining:  # else the losses are the network's own
@@ -177,11 +178,26 @@ def _loss(settings: Settings, host: Host, i: int) -> dict[str, Any]:
     }
 
 
+def _schedule(settings: Settings, host: Host) -> dict[str, Any]:
+    schedule, _ = settings.scheduler()
+    if schedule.__module__.partition(".")[0] != "torch":
+        raise UserError(
+            f"{settings.where('scheduler_cfg.scheduler')}: {host.name} takes the schedules of torch, not "
+            f"{schedule.__name__}; name one of torch.optim.lr_scheduler"
+        )
+    return settings.resolved()["scheduler_cfg"]
+
+
 def _trainer(settings: Settings, host: Host, gpus: int) -> dict[str, Any]:
     t = settings.trainer_cfg
     if t.precision == "bf16":
         raise UserError(
             f"{settings.where('trainer_cfg.precision')}: {host.name} knows float16 only; write fp16 or off"
+        )
+    if t.accumulate > 1:
+        raise UserError(
+            f"{settings.where('trainer_cfg.accumulate')}: {host.name} takes a batch in one pass; leave it out, or make "
+            "sampler.batch_size smaller"
         )
     size = t.sampler.batch_size
     size = math.prod(size) if isinstance(size, list) else size
@@ -206,6 +222,15 @@ def _sampler(settings: Settings, host: Host, section: str) -> dict[str, Any]:
         raise UserError(
             f"{settings.where(f'{section}.sampler.sample_type')}: {host.name} has _ordered and _unordered, not "
             f"{sampler.sample_type}"  # OpenGait reads the word and draws unordered frames
+        )
+    if sampler.repeat:
+        raise UserError(
+            f"{settings.where(f'{section}.sampler.repeat')}: {host.name} lists every sequence once; leave it out"
+        )
+    if sampler.type not in host.samplers:
+        raise UserError(
+            f"{settings.where(f'{section}.sampler.type')}: {host.name} has no {sampler.type}; its samplers are "
+            f"{', '.join(host.samplers)}"
         )
     out = settings.resolved()[section]["sampler"]
     if sampler.type == "InferenceSampler":

@@ -5,7 +5,6 @@ The values are those of `GaitGraph2.activation`: bright and large joints are the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from bpmt_ext.report.pictures import save_png
 from bpmt_ext.skeletons import Skeleton
 
 _FAINT = 0.025  # joints of less confidence are left out
@@ -72,12 +72,7 @@ def draw_activation(
         axes.set_title(f"{chosen[i]}", fontsize=8)
     figure.colorbar(dots, ax=panels.tolist(), shrink=0.7, aspect=30)
     figure.suptitle(title)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
-    try:
-        figure.savefig(temporary, dpi=110)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_png(figure, path)
 
 
 def _frame_of(place: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.jsonfiles import read_json
 from bpmt_ext.report.paired import paired_differences
 from bpmt_ext.report.published import published_for
 
 KEPT = ("metrics", "probes", "gallery", "protocol", "metric", "same_camera", "camera", "note", "dropped", "weights",
         "data")  # fmt: skip
 
+FORMAT = 1  # of comparison.json
+_PLAN = ("format", "budget", "protocol", "data", "methods")
+_RESULTS = ("budget", "tests", "methods", "cells", "failures", "comparisons", "notes", "published")
 PUBLISHED = {"id", "dataset", "model", "recipe", "config", "metrics", "source"}
+
+
+def read_plan(file: Path) -> dict[str, Any]:
+    """What a comparison.json says. UserError for a file that is damaged or of another format."""
+    plan = read_json(file, *_PLAN)
+    if plan["format"] != FORMAT:
+        raise UserError(f"{file}: is of format {plan['format']}, this reads {FORMAT}; give another --out")
+    return plan
 
 
 def gather(out: Path, reference: str = "best") -> dict[str, Any]:
@@ -27,15 +38,15 @@ def gather(out: Path, reference: str = "best") -> dict[str, Any]:
     if not plan_file.is_file():
         if not file.is_file():
             raise UserError(f"--out {out}: holds no comparison; name the folder of one, or leave out --report")
-        return json.loads(file.read_text("utf-8"))
-    plan = json.loads(plan_file.read_text("utf-8"))
+        return read_json(file, *_RESULTS)
+    plan = read_plan(plan_file)
     cells, failures = [], []
     for label, method in plan["methods"].items():
         for folder in sorted((out / "cells" / method["slug"]).glob("*/")):
             if (folder / "result.json").is_file():
-                cells.append(_cell(json.loads((folder / "result.json").read_text("utf-8"))))
+                cells.append(_cell(read_json(folder / "result.json", "label", "fold", "seed", "scores", "costs")))
             elif (folder / "failed.json").is_file():
-                failed = json.loads((folder / "failed.json").read_text("utf-8"))
+                failed = read_json(folder / "failed.json", "message")
                 failures.append({"label": label, "cell": folder.name, **failed})
     methods = [{"label": label, **{k: one[k] for k in ("config", "variant", "digest", "slug")}}
                for label, one in plan["methods"].items()]

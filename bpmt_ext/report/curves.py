@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from bpmt_ext.report.pictures import save_png
 
 _COLOURS = {"train": "#1f77b4", "validation": "#d62728"}
 
@@ -58,9 +59,4 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6 if len(names) > 4 else 8, ncols=2 if len(names) > 4 else 1)
     figure.suptitle(title)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
-    try:
-        figure.savefig(temporary, dpi=110)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_png(figure, path)

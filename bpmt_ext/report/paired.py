@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bpmt_ext.data.posearrays import read_npz
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.bootstrap import paired_bootstrap
 from bpmt_ext.report.means import cells_of, figures, metric_names
@@ -51,13 +52,22 @@ def _probes(out: Path, results: Mapping[str, Any], label: str, test: str) -> Val
     sums: dict[str, dict[Probe, tuple[str, list[float]]]] = {value: {} for value in VALUES.values()}
     for cell in cells_of(results, label, test):
         name = cell["fold"] if cell["seed"] is None else f"{cell['fold']}-seed{cell['seed']}"
-        with np.load(out / "cells" / slug / name / f"per_probe-{test}.npz") as file:
-            conditions, names, owners = (file[key].tolist() for key in ("condition", "name", "label"))
-            for value, kept in sums.items():
-                for condition, probe, who, got in zip(conditions, names, owners, file[value].tolist(), strict=True):
-                    kept.setdefault((cell["fold"], condition, probe), (who, []))[1].append(got)
+        file = _arrays(out / "cells" / slug / name / f"per_probe-{test}.npz")
+        conditions, names, owners = (file[key].tolist() for key in ("condition", "name", "label"))
+        for value, kept in sums.items():
+            for condition, probe, who, got in zip(conditions, names, owners, file[value].tolist(), strict=True):
+                kept.setdefault((cell["fold"], condition, probe), (who, []))[1].append(got)
     return {value: {key: (who, float(np.mean(many))) for key, (who, many) in kept.items()}
             for value, kept in sums.items()}
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a cell's per_probe file. UserError if it is gone or damaged."""
+    found = read_npz(path)
+    lacking = {"condition", "name", "label", *VALUES.values()} - set(found)
+    if lacking:
+        raise UserError(f"{path}: has no array {min(lacking)!r}; delete its folder and run the cell again")
+    return found
 
 
 def _paired(a: Values, b: Values, known: set[str]) -> list[dict[str, Any]]:

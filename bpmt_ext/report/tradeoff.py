@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bpmt_ext.data.pickles import write_bytes
+from bpmt_ext.report.pictures import save_png
 
 
 def draw_tradeoff(points: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, metric: str) -> None:
@@ -45,6 +44,4 @@ def draw_tradeoff(points: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
     for handle in legend.legend_handles:
         if hasattr(handle, "set_sizes"):
             handle.set_sizes([45])
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
-    write_bytes(path, drawn.getvalue())
+    save_png(figure, path, dpi=130)
