@@ -32,7 +32,8 @@ STAGES = {"BPMT_T1": "bpmt_demo_t1", "BPMT_T2": "bpmt_demo_t2", "BPMT": "bpmt_de
 OTHERS = {
     "TLCA_T1": "tlca/tlca_g38_t1", "TLCA": "tlca/tlca_g38", "gpgait": "gpgait/gpgait_g38",
     "GPGait_PlusPlus": "gpgait++/gpgait++_g38", "GaitMixer": "gaitmixer/gaitmixer_g38",
-    "GaitFormer": "gaitmixer/gaitformer_g38", "GaitPT": "gaitpt/gaitpt_g38", "SkeletonGait": "skeletongait/skeletongait_g38",
+    "GaitFormer": "gaitmixer/gaitformer_g38", "GaitPT": "gaitpt/gaitpt_g38",
+    "SkeletonGait": "skeletongait/skeletongait_g38",
 }  # fmt: skip
 TRIPLET_ONLY = "loss_cfg=[{type: TripletLoss, margin: 9.0, log_prefix: triplet}]"
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from bpmt_ext.data import bodies, convert
 from bpmt_ext.data.bodies import Track, merged, pose_of, ranked, stacked
+from bpmt_ext.data.partitions import folds_of
 from bpmt_ext.data.pickles import read_pose, write_pickle
 from bpmt_ext.data.poseactions import read_annotations, read_skeleton_text
 from bpmt_ext.data.posefiles import read_pose_file
@@ -294,6 +295,8 @@ def test_folds_keep_groups_together_and_are_even(groups: dict[int, int], folds: 
     places = [f"a{label}/g{group}_{i}/v" for group, label in groups.items() for i in range(2)]
     if mixed:
         places += [f"b/g{group}_9/v" for group in groups]
+        expected = [test for _, test in folds_of([f"g{group}" for group in groups], folds)]
+        assert [sorted({group_of(place) for place in part}) for part in dealt(places, folds)] == expected
     parts = dealt(places, folds)
     assert sorted(sum(parts, [])) == sorted(places)
     members = [{group_of(place) for place in part} for part in parts]
@@ -314,7 +317,7 @@ LISTS = {"TRAIN": ["a/s1_e0/v1", "b/s1_e0/v1", "a/s2_e0/v1", "b/s3_e0/v1"], "TES
 def made_up(root: Path) -> Path:
     for place in [*LISTS["TRAIN"], *LISTS["TEST"], "a/s9_e0/v1", "c/s1_e0/v1"]:
         (root / place).mkdir(parents=True)
-        write_pickle(root / place / "v.pkl", np.ones((3, 5, 2), np.float32) * len(place))
+        write_pickle(root / place / "v.pkl", np.ones((2 if "s9" in place else 3, 5, 2), np.float32))
     return root
 
 
@@ -330,6 +333,9 @@ def test_load_splits_of_sequences(tmp_path: Path, caplog) -> None:
     assert [r.place for r in found.test.records] == sorted(LISTS["TEST"]) and len(found.val) == 0
     assert found.train.label_set == found.test.label_set == ("a", "b") and found.probes is None
     assert found.dropped["unlisted_sequences"] == 1 and found.dropped["unlisted_labels"] == 1
+    assert splits(LISTS, frame_threshold=2).dropped["short_sequences"] == 0  # what is not listed does not count
+    with pytest.raises(UserError, match="no sequence of TRAIN is left"):
+        splits(LISTS, frame_threshold=3)
     wide = splits({**LISTS, "CLASSES": ["c", "b", "a"], "VAL": ["a/s9_e0/v1"]})
     assert wide.train.label_set == wide.val.label_set == ("a", "b", "c") and len(wide.val) == 1
     assert wide.train.indices_by_label[2].size == 0

@@ -6,7 +6,7 @@ float32, summed over blocks of probes so that memory stays bounded whatever n an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -148,17 +148,3 @@ def first_match(dist: Tensor, match: Tensor) -> Tensor:
     earlier = torch.arange(dist.shape[1], device=dist.device) < at[tied]
     before[tied] += ((dist[tied] == nearest[tied]) & earlier).sum(1)
     return torch.where(nearest[:, 0].isfinite(), before + 1, 0)
-
-
-def summarise(ranking: Mapping[str, Tensor], places: tuple[int, ...] = (1, 5, 10, 20)) -> dict[str, float]:
-    """What `rank` returned -> {"Rank-k": ..., "mAP": ..., "mINP": ...} in percent, means over the valid probes.
-
-    ValueError when no probe is valid.
-    """
-    valid = ranking["valid"]
-    if not valid.any():
-        raise ValueError("no probe has a match: nothing to average")
-    first = ranking["first"][valid]
-    values = {f"Rank-{k}": (first <= k).to(torch.float64).mean() for k in places}
-    values |= {"mAP": ranking["ap"][valid].mean(), "mINP": ranking["inp"][valid].mean()}
-    return {name: 100 * float(value) for name, value in values.items()}
