@@ -130,6 +130,12 @@ def _compare(args: argparse.Namespace) -> int:
     ))  # fmt: skip
 
 
+def _fuse(args: argparse.Namespace) -> int:
+    from bpmt_ext.engine.fuse import run
+
+    return run(args.results, args.weights, args.out)
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name or not value or "/" in name:
@@ -205,6 +211,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(check)
     check.set_defaults(handler=_check_data)
     _add_compare(commands)
+    fuse = commands.add_parser("fuse", help="average and score the saved predictions of several networks of actions")
+    fuse.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULTS", help="predictions.npz, or a folder that holds one",
+    )  # fmt: skip
+    fuse.add_argument(
+        "--weights", nargs="+", type=float, default=[], metavar="W", help="a weight for each (default: all equal)",
+    )  # fmt: skip
+    fuse.add_argument("--out", type=Path, metavar="DIR", help="also write results.json, predictions.npz, confusion.png")
+    fuse.set_defaults(handler=_fuse)
     _add_hosts(commands)
     return parser
 

@@ -53,7 +53,8 @@ class DataConfig(Section):
 
     dataset_name: Name = Field(description="Name of the data set; the first folder of the output path")
     dataset_root: str | None = _said(None, "Folder that holds <label>/<type>/<view>/*.pkl")
-    dataset_partition: str = Field(description="JSON file with TRAIN_SET, TEST_SET, optional VAL_SET and PROBE_SET")
+    dataset_partition: str = Field(description="JSON file with TRAIN_SET, TEST_SET, optional VAL_SET and PROBE_SET; "
+                                               "or, of actions, lists of sequences: TRAIN, TEST, optional VAL, CLASSES")
     num_workers: Count = _said(1, "Processes that read data beside the training process; 0 reads inside it")
     cache: bool = _said(True, "Keep sequences in memory once read")
     frame_threshold: Count = _said(0, "Leave out sequences with this many frames or fewer")
@@ -147,7 +148,7 @@ class EvaluatorConfig(Section):
     restore_ckpt_strict: bool = _said(True, "Refuse a checkpoint with missing or unexpected keys")
     restore_hint: Count | str = _said("last", "Checkpoint to test: an iteration, a file, last or best")
     save_name: Name = Field(description="Name of the run whose checkpoint is tested; the trainer's where left out")
-    eval_func: str = Field(description="Name of the protocol")
+    eval_func: str = Field(description="Name of the protocol; evaluate_actions names classes in place of ranking")
     sampler: SamplerConfig = Field(description="Sampler of the test")
     transform: Transforms = Field(description="Transforms of the test, one {type: ..., parameters} each")
     metric: Literal["euc", "cos"] = _said("euc", "Distance: mean Euclidean or one minus mean cosine over the parts")

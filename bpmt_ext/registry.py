@@ -63,6 +63,11 @@ METHODS: dict[str, Method] = {
         "bpmt_ext.nets.bpmt:BPMT", stages={"t1": ("t1.",), "t2": ("t1.", "t2.")}, losses=RETRIEVAL,
         classes="num_class", classifier=(("head.classes", 1), ("head.classifier.weight", 0)),
     ),
+    "BPMTAction": Method(  # its earlier stages are BPMT's
+        "bpmt_ext.nets.bpmt_action:BPMTAction", stages={"t1": ("t1.",), "t2": ("t1.", "t2.")},
+        losses={"CrossEntropyLoss": {"logits": "logits"}}, classes="num_class",
+        classifier=(("head.classifier.weight", 0), ("head.parts.weight", 2)),
+    ),
     "TLCA_T1": Method("bpmt_ext.nets.tlca:TLCA_T1"),
     "TLCA": Method(
         "bpmt_ext.nets.tlca:TLCA", stages={"t1": ("t1.",)}, losses=RETRIEVAL, classes="num_class",

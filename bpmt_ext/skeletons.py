@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -170,6 +170,28 @@ _ALIASES = {
     "penn": "penn13", "pennaction": "penn13", "ntu": "ntu25", "nturgbd": "ntu25", "nwucla": "kinect20",
     "ucla": "kinect20", "kinectgait": "kinectgait20",
 }  # fmt: skip
+
+
+def of_bodies(skeleton: Skeleton, bodies: int) -> Skeleton:
+    """The joints of so many bodies, one after the other, as one skeleton: what a transform of all of them needs.
+
+    Bones, mirror images and parts (five a body) stay within a body; neck, hip, head and what else places and turns a
+    figure are the first body's, so that where the bodies stand to each other survives.
+    """
+    if bodies == 1:
+        return skeleton
+    v = skeleton.num_joints
+
+    def again(rows: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:
+        return tuple(tuple(joint + b * v for joint in row) for b in range(bodies) for row in rows)
+
+    return replace(
+        skeleton, name=f"{skeleton.name} of {bodies} bodies",
+        joints=tuple(f"{name}_{b + 1}" if b else name for b in range(bodies) for name in skeleton.joints),
+        edges=again(skeleton.edges), parts=again(skeleton.parts),
+        parents=tuple(joint + b * v for b in range(bodies) for joint in skeleton.parents),
+        mirror=tuple(joint + b * v for b in range(bodies) for joint in skeleton.mirror),
+    )  # fmt: skip
 
 
 def get_skeleton(name: str) -> Skeleton:

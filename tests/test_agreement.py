@@ -28,8 +28,8 @@ from bpmt_ext.data.pickles import write_pickle
 from bpmt_ext.engine.checkpoint import load_checkpoint
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.run import main as run_main
-from bpmt_ext.engine.stages import test_config as run_test
 from bpmt_ext.engine.stages import train_config
+from bpmt_ext.engine.testing import test_config as run_test
 from bpmt_ext.errors import UserError
 from bpmt_ext.hosts.checkouts import HOSTS
 from bpmt_ext.hosts.configs import host_config

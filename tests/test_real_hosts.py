@@ -18,7 +18,7 @@ from bpmt_ext.cli import main
 from bpmt_ext.config import load_settings
 from bpmt_ext.engine.checkpoint import load_checkpoint
 from bpmt_ext.engine.distributed import World
-from bpmt_ext.engine.stages import test_config as run_test
+from bpmt_ext.engine.testing import test_config as run_test
 from bpmt_ext.hosts.checkouts import HOSTS, find_host
 from bpmt_ext.hosts.configs import last_checkpoint
 from bpmt_ext.synthetic import write_dataset

@@ -25,6 +25,7 @@ from bpmt_ext.config_schema import SamplerConfig
 from bpmt_ext.data.samplers import SAMPLERS
 from bpmt_ext.data.transforms import TRANSFORMS, Compose
 from bpmt_ext.losses import LOSSES
+from bpmt_ext.metrics.classification import CLASSIFICATION
 from bpmt_ext.metrics.protocols import PROTOCOLS
 from bpmt_ext.registry import METHODS
 from bpmt_ext.skeletons import SKELETONS
@@ -158,6 +159,8 @@ def reference() -> str:
     parts.append("\n## Joint formats (`data_cfg.joint_format`)\n\n" + table(names, head))
     rules = [[f"`{name}`", "any" if data == "*" else data, ", ".join(c.name or "all" for c in row.conditions)]
              for name, rows in PROTOCOLS.items() for data, row in rows.items()]
+    rules += [[f"`{name}`", "any", "recognition: the classes of the training are those of the test"]
+              for name in CLASSIFICATION]
     head = ["name", "data set", "conditions"]
     parts.append("\n## Protocols (`evaluator_cfg.eval_func`)\n\n" + table(rules, head))
     return "\n".join(parts) + "\n"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bpmt_ext.data.actions import ACTIONS
 from bpmt_ext.data.augmentation import (
     FlipSequence,
     InversePosesPre,
@@ -92,7 +93,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
         Compose, TwoView, SkeletonInput, RescaleCenter, NormalizeEmpty, FillMissing, HipHeading, Affine, AffineExact,
         InversePosesPre, MirrorPoses, MirrorSkeleton, FlipSequence, PointNoise, JointNoise, RandomMove, RandomScale,
         RandomYaw, RandomSelectSequence, SelectSequenceCenter, GaitGraph_MultiInput, GaitGraphInput, GaitTR_MultiInput,
-        HOD_MultiInput, ScaleCoordinates, SkeletonMaps, CutMaps, RandomPerspective, RandomFlip, RandomRotate)
+        HOD_MultiInput, ScaleCoordinates, SkeletonMaps, CutMaps, RandomPerspective, RandomFlip, RandomRotate, *ACTIONS)
 }
 # What people write for the hosts, which drop it without a word: joint_format for a transform that treats all joints
 # alike, and an angle that Affine does not read.

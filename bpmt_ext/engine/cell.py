@@ -31,7 +31,8 @@ from bpmt_ext.engine.logs import log, log_to, write_json
 from bpmt_ext.engine.loop import fit_inputs
 from bpmt_ext.engine.methods import stages_of
 from bpmt_ext.engine.parts import Run
-from bpmt_ext.engine.stages import build_run, load_data, save_arrays, score, train_config
+from bpmt_ext.engine.stages import build_run, load_data, train_config
+from bpmt_ext.engine.testing import save_arrays, score
 from bpmt_ext.errors import UserError
 from bpmt_ext.plugins import load_plugins
 
@@ -100,6 +101,8 @@ def _score(run: Run, name: str, root: str | None, folder: Path, iteration: int) 
     tested = replace(run, settings=settings, splits=splits, folder=folder)
     results = score(tested, iteration=iteration, write=False)
     save_probes(folder, name, results.pop("per_probe"), splits)
+    if "predictions" in results:
+        save_arrays(folder / f"predictions-{name}.npz", results.pop("predictions"))
     return {key: value for key, value in results.items() if key not in ("versions", "config", "model")}
 
 

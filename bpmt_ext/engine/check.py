@@ -11,7 +11,8 @@ from tqdm import tqdm
 from bpmt_ext.config import Settings
 from bpmt_ext.data.health import check_data
 from bpmt_ext.data.sequences import Splits, load_splits
-from bpmt_ext.engine.stages import check_protocol, data_skeleton
+from bpmt_ext.engine.parts import classifies
+from bpmt_ext.engine.stages import check_protocol, pose_skeleton
 from bpmt_ext.errors import UserError
 from bpmt_ext.report.tables import text_table
 
@@ -21,7 +22,7 @@ def run(settings: Settings) -> int:
 
     Raises UserError at the end if a file cannot be used or the protocol has no valid probe.
     """
-    splits = load_splits(settings.data_cfg, joints=data_skeleton(settings).num_joints, lenient=True)
+    splits = load_splits(settings.data_cfg, joints=pose_skeleton(settings).num_joints, lenient=True)
     with tqdm(desc="check", unit="file", disable=not sys.stderr.isatty()) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -55,8 +56,15 @@ def data_text(settings: Settings, report: dict[str, Any]) -> str:
 
 
 def protocol_text(settings: Settings, splits: Splits) -> str:
-    """Counts of the test protocol. UserError without a valid probe."""
+    """Counts of the test protocol. UserError without a valid probe, or without anything to recognise."""
     counts = check_protocol(settings, splits)
+    if classifies(settings):
+        header = ["class", "train", "val", "test"]
+        rows = [[name, *(str(row.get(key, 0)) for key in header[1:])] for name, row in counts["classes"].items()]
+        empty = [row[0] for row in rows if row[1] == "0"]
+        lines = [f"protocol {counts['protocol']}: {counts['sequences']} sequences to recognise"]
+        lines += [text_table(header, rows)]
+        return "\n".join([*lines, *([f"classes without training sequences: {', '.join(empty)}"] if empty else [])])
     probes, every_probe = counts.pop("probes"), counts.pop("every_probe")
     lines = [f"protocol {counts.pop('protocol')}: {probes['valid']} of {probes['total']} probes have a match"]
     if probes["without_match"]:

@@ -260,7 +260,7 @@ class Comparison:
         if state == "done":
             result = read_json(folder / "result.json")
             figures = "; ".join(f"{test} " + ", ".join(f"{k} {v:.1f}" for k, v in one["metrics"].items()
-                                                      if k.endswith(("Rank-1", "mAP")))
+                                                      if k.endswith(("Rank-1", "mAP", "top1", "macro_f1")))
                                 for test, one in result["scores"].items())
             log.info("%s: %s (%.0f s)", name, figures, result["costs"]["train_seconds"])
         else:

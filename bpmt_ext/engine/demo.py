@@ -15,7 +15,8 @@ from bpmt_ext.data.sequences import SequenceSet, Splits
 from bpmt_ext.engine.distributed import world
 from bpmt_ext.engine.logs import log, log_to, write_json
 from bpmt_ext.engine.loop import fit_inputs
-from bpmt_ext.engine.stages import build_run, data_skeleton, load_data, run_folder, score, test_config, train_config
+from bpmt_ext.engine.stages import build_run, data_skeleton, load_data, run_folder, train_config
+from bpmt_ext.engine.testing import score, test_config
 from bpmt_ext.metrics.protocols import evaluate
 from bpmt_ext.metrics.yardsticks import embed as measure
 from bpmt_ext.report.tables import text_table

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from bpmt_ext.config import Settings
@@ -36,7 +37,8 @@ def clip_sampler(settings: Settings, batch_size: int = 64) -> dict[str, Any]:
 def validate(run: Run) -> dict[str, float]:
     """Figures on the validation split.
 
-    Pretraining: the masked loss, over fixed clips and masks. Finetuning: Rank-1, Rank-5, mAP and mINP, leave-one-out
+    Pretraining: the masked loss, over fixed clips and masks. Recognition has
+    figures of its own (actions.py). Other finetuning: Rank-1, Rank-5, mAP and mINP, leave-one-out
     among the held-out sequences, and `embedding/loss`, the batch-hard triplet loss (margin 0.3) of all their embeddings
     at once: unseen people have no class, and so no cross-entropy. Where the same people stand on both sides
     (data_cfg.camera_split), also `accuracy`: the share named rightly by the classifier.
@@ -102,6 +104,15 @@ def _pretraining_loss(run: Run, sequences: SequenceSet) -> dict[str, float]:
 
 def embed(run: Run, sequences: SequenceSet, *, progress: bool = True) -> Embeddings:
     """Embed every sequence once, shared by all processes; each of them gets the whole, in the order of the set."""
+    found = collect(run, sequences, lambda out: out["embedding"], progress=progress)
+    return Embeddings(found, [r.label for r in sequences.records], list(sequences.types), list(sequences.views))
+
+
+def collect(
+    run: Run, sequences: SequenceSet, read: Callable[[Mapping[str, Tensor]], Tensor], *, progress: bool = True
+) -> np.ndarray:
+    """What `read` takes from the network's output (n, ...), of every sequence once, in the order of the set; shared by
+    all processes, each gets the whole. In pretraining it is the mean encoding instead."""
     e, world = run.settings.evaluator_cfg, run.world
     run.network.to(world.device).eval()
     loader = inference_loader(
@@ -117,19 +128,21 @@ def embed(run: Run, sequences: SequenceSet, *, progress: bool = True) -> Embeddi
     show = progress and world.main
     rows = []
     with tqdm(total=len(sequences), desc="embed   ", unit="seq", disable=not show, mininterval=1) as bar:
-        for index, embedded in _embed_batches(run, loader):
-            rows.append((index, embedded))
+        for index, values in _read_batches(run, loader, read):
+            rows.append((index, values))
             bar.update(min(len(index) * world.size, bar.total - bar.n))
     everyone = [row for part in world.gather_objects(rows) for row in part]
-    found = np.concatenate([embedded for _, embedded in everyone])
+    found = np.concatenate([values for _, values in everyone])
     out = np.empty_like(found)
     out[np.concatenate([index for index, _ in everyone])] = found
-    return Embeddings(out, [r.label for r in sequences.records], list(sequences.types), list(sequences.views))
+    return out
 
 
 @torch.no_grad()
-def _embed_batches(run: Run, loader: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(index (n,), embedding (n, d, p) float32) of every batch."""
+def _read_batches(
+    run: Run, loader: Iterable[Batch], read: Callable[[Mapping[str, Tensor]], Tensor]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(index (n,), what is read (n, ...) float32) of every batch."""
     precision = "fp16" if run.settings.evaluator_cfg.enable_float16 else "off"
     for batch in loader:
         batch = batch.to(run.world.device)
@@ -137,5 +150,5 @@ def _embed_batches(run: Run, loader: Iterable[Batch]) -> Iterator[tuple[np.ndarr
             if run.method.pretraining:
                 out = run.network.embed(batch.pose, batch.mask)
             else:
-                out = run.network(batch.pose, batch.mask)["embedding"]
+                out = read(run.network(batch.pose, batch.mask))
         yield batch.index.cpu().numpy(), out.float().cpu().numpy()

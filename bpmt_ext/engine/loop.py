@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from bpmt_ext.data.batches import Batch, Loader, train_loader
+from bpmt_ext.engine.actions import validation_figures
 from bpmt_ext.engine.checkpoint import (
     checkpoint_path,
     find_iterations,
@@ -31,6 +32,7 @@ from bpmt_ext.engine.logs import Journal, log
 from bpmt_ext.engine.parts import (
     Run,
     autocast,
+    classifies,
     resolved_text,
     seed_everything,
     training_precision,
@@ -84,7 +86,8 @@ class Tracker:
 
 
 class Best:
-    """The best validation so far: lowest loss in pretraining, highest mAP in finetuning. The earlier one wins a tie."""
+    """The best validation so far: lowest loss in pretraining, highest top1 in recognition, highest mAP in other
+    finetuning. The earlier one wins a tie."""
 
     def __init__(self, key: str, state: Mapping[str, Any] | None = None) -> None:
         self.key, self.sign = key, 1 if key == "loss" else -1
@@ -102,7 +105,7 @@ class Best:
 
     def show(self) -> dict[str, str]:
         """What the progress bar says of it."""
-        names = ("loss",) if self.key == "loss" else ("Rank-1", "mAP")
+        names = ("loss",) if self.key == "loss" else ("Rank-1", "mAP", "top1")
         return {f"best {name}": f"{self.figures[name]:.4g}" for name in names if name in self.figures}
 
     def state(self) -> dict[str, Any]:
@@ -150,7 +153,8 @@ class Trainer:
         self.precision = training_precision(run.settings)
         fp16 = self.precision == "fp16" and world.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)
-        self.tracker, self.best, self.iteration = Tracker(), Best("loss" if run.method.pretraining else "mAP"), 0
+        key = "loss" if run.method.pretraining else "top1" if classifies(run.settings) else "mAP"
+        self.tracker, self.best, self.iteration = Tracker(), Best(key), 0
         self._restore()
         fit_inputs(run)
         self.model: nn.Module = run.network
@@ -298,7 +302,7 @@ def train(run: Run) -> dict[str, float]:
             if t.val_iter and len(run.splits.val) and (last or iteration % t.val_iter == 0):
                 trainer.tracker.check(iteration, world)
                 world.from_main(run.network.buffers())  # BatchNorm's statistics are each process's own
-                figures = validate(run)
+                figures = validation_figures(run) if trainer.best.key == "top1" else validate(run)
                 journal.write(iteration, "validation", figures)
                 if trainer.best.improved(figures, iteration):
                     trainer.save("best")

@@ -19,7 +19,13 @@ from bpmt_ext.draws import Draws
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
+from bpmt_ext.metrics.classification import CLASSIFICATION
 from bpmt_ext.registry import Method
+
+
+def classifies(settings: Settings) -> bool:
+    """Whether the config is tested by how many sequences it names rightly, in place of a ranking."""
+    return settings.evaluator_cfg.eval_func in CLASSIFICATION
 
 
 class Objective:

@@ -11,7 +11,7 @@ from bpmt_ext.data.sequences import SequenceSet, Splits
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.inference import clip_sampler
 from bpmt_ext.engine.logs import log
-from bpmt_ext.engine.parts import Run
+from bpmt_ext.engine.parts import Run, classifies
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.protocols import protocol_counts
 from bpmt_ext.registry import Method
@@ -22,7 +22,7 @@ def check_validation(settings: Settings, splits: Splits, method: Method) -> None
     t, val = settings.trainer_cfg, splits.val
     if t.val_iter and not len(val):
         log.warning("trainer_cfg.val_iter is %d, but there is no validation split; set data_cfg.validation", t.val_iter)
-    if t.val_iter and len(val) and not method.pretraining:
+    if t.val_iter and len(val) and not method.pretraining and not classifies(settings):
         try:
             protocol_counts("evaluate_retrieval", [r.label for r in val.records], val.types, val.views)
         except UserError as error:

@@ -20,15 +20,17 @@ from bpmt_ext.engine.checkpoint import checkpoint_path
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.logs import log, read_metrics, write_json
 from bpmt_ext.engine.methods import Stage, stages_of
+from bpmt_ext.engine.parts import classifies
 from bpmt_ext.engine.run import as_trained
 from bpmt_ext.engine.stages import (
     build_objective,
     data_skeleton,
     load_data,
     run_folder,
-    test_config,
 )
+from bpmt_ext.engine.testing import test_config
 from bpmt_ext.errors import UserError
+from bpmt_ext.metrics.classification import METRICS
 from bpmt_ext.metrics.figures import PLACES, Matrix
 from bpmt_ext.metrics.rules import Protocol, find_row
 from bpmt_ext.registry import build_network, get_method
@@ -81,7 +83,10 @@ def data_wanted(settings: Settings) -> list[str]:
 
 
 def _protocol(settings: Settings) -> Protocol:
+    """The row that says how a test ranks; of recognition, which ranks nothing, one without conditions."""
     e = settings.evaluator_cfg
+    if classifies(settings):
+        return Protocol(conditions=())
     return find_row(e.eval_func, settings.data_cfg.test_dataset_name, e.cross_view_gallery)[1]
 
 
@@ -94,7 +99,7 @@ def figure_names(settings: Settings) -> set[str]:
     """The metrics that a test by this config's protocol reports, as results.json names them; `mean Rank-1` over its
     conditions, and the `accuracy` of a validation on the people trained on."""
     protocol = _protocol(settings)
-    names = {"macro Rank-1"} if protocol.macro else set()
+    names = {"macro Rank-1"} if protocol.macro else set(METRICS) if classifies(settings) else set()
     for condition in protocol.conditions:
         for figure in protocol.figures:
             own = [f"Rank-{k}" for k in PLACES] + ([] if isinstance(figure, Matrix) else ["mAP", "mINP"])

@@ -11,7 +11,8 @@ import torch
 from bpmt_ext.config import Settings
 from bpmt_ext.engine.distributed import world
 from bpmt_ext.engine.logs import log, log_to
-from bpmt_ext.engine.stages import run_folder, test_config, train_config
+from bpmt_ext.engine.stages import run_folder, train_config
+from bpmt_ext.engine.testing import test_config
 
 
 def main(

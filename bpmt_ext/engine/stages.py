@@ -7,41 +7,33 @@ first trains those whose last checkpoint is not there yet; asked again, it repea
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
-from bpmt_ext import __version__
 from bpmt_ext.config import Settings, load_settings, suggestion
-from bpmt_ext.data.health import fingerprint
 from bpmt_ext.data.sequences import Splits, load_splits
 from bpmt_ext.data.transforms import build_transform
+from bpmt_ext.engine.actions import action_counts, check_classes
 from bpmt_ext.engine.checkpoint import (
     checkpoint_path,
     find_iterations,
     load_checkpoint,
     load_stage,
-    load_weights,
-    weights_hash,
 )
 from bpmt_ext.engine.distributed import World
-from bpmt_ext.engine.inference import embed
-from bpmt_ext.engine.logs import log, write_json, write_text
+from bpmt_ext.engine.logs import log, write_text
 from bpmt_ext.engine.loop import check_training, train
-from bpmt_ext.engine.parts import Objective, Run, resolved_text, seed_everything, warn_of_changes
+from bpmt_ext.engine.parts import Objective, Run, classifies, resolved_text, seed_everything, warn_of_changes
 from bpmt_ext.engine.preparation import check_channels, check_input, check_validation
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import LOSSES
-from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate, protocol_counts
-from bpmt_ext.metrics.submission import submission_text
+from bpmt_ext.metrics.classification import CLASSIFICATION
+from bpmt_ext.metrics.protocols import PROTOCOLS, protocol_counts
 from bpmt_ext.registry import Method, build_network, get_method
-from bpmt_ext.report.results import results_table
-from bpmt_ext.skeletons import Skeleton, get_skeleton, skeleton_from_mapping
+from bpmt_ext.skeletons import Skeleton, get_skeleton, of_bodies, skeleton_from_mapping
 
 
 def run_folder(settings: Settings, output: Path, *, testing: bool = False) -> Path:
@@ -56,9 +48,17 @@ def data_skeleton(settings: Settings) -> Skeleton:
     return skeleton_from_mapping(own) if own is not None else get_skeleton(settings.data_cfg.joint_format)
 
 
+def pose_skeleton(settings: Settings) -> Skeleton:
+    """The joints of a pose as one skeleton: of all bodies that model_cfg.bodies says it holds."""
+    bodies = settings.model_cfg.free.get("bodies", 1)
+    if isinstance(bodies, bool) or not isinstance(bodies, int) or bodies < 1:
+        raise UserError(f"{settings.where('model_cfg.bodies')} is {bodies!r}; give a whole number of at least 1")
+    return of_bodies(data_skeleton(settings), bodies)
+
+
 def load_data(settings: Settings) -> Splits:
     """The sets the config names. Refuses a protocol without a valid probe before anything is trained."""
-    splits = load_splits(settings.data_cfg, joints=data_skeleton(settings).num_joints)
+    splits = load_splits(settings.data_cfg, joints=pose_skeleton(settings).num_joints)
     for kind, count in splits.dropped.items():
         if count:
             log.info("left out: %d %s", count, kind.replace("_", " "))
@@ -66,17 +66,19 @@ def load_data(settings: Settings) -> Splits:
 
 
 def check_protocol(settings: Settings, splits: Splits) -> dict[str, Any]:
-    """Counts of the test protocol; UserError if it has no valid probe."""
+    """Counts of the test protocol; UserError if it has no valid probe, or nothing to recognise."""
+    if classifies(settings):
+        return action_counts(settings, splits)
     test, name = splits.test, settings.evaluator_cfg.eval_func
     labels = [record.label for record in test.records]
-    counts = protocol_counts(name, labels, test.types, test.views, **_protocol(settings, splits))
+    counts = protocol_counts(name, labels, test.types, test.views, **protocol_rule(settings, splits))
     if counts["protocol"] != name:
         log.warning("%s: %s has no rule for %s; measured by %s", settings.where("evaluator_cfg.eval_func"), name,
                     settings.data_cfg.test_dataset_name, counts["protocol"])
     return counts
 
 
-def _protocol(settings: Settings, splits: Splits) -> dict[str, Any]:
+def protocol_rule(settings: Settings, splits: Splits) -> dict[str, Any]:
     """What the config says about who is compared with whom."""
     e = settings.evaluator_cfg
     return {
@@ -135,8 +137,8 @@ def build_run(
         network=network,
         objective=build_objective(settings, method),
         splits=splits,
-        train_transform=build_transform(settings.trainer_cfg.transform, skeleton),
-        test_transform=build_transform(settings.evaluator_cfg.transform, skeleton),
+        train_transform=build_transform(settings.trainer_cfg.transform, pose_skeleton(settings)),
+        test_transform=build_transform(settings.evaluator_cfg.transform, pose_skeleton(settings)),
         world=world,
         folder=folder,
         trust=trust,
@@ -225,9 +227,11 @@ def train_config(
     check_validation(settings, splits, method)
     if not method.pretraining:
         name = settings.evaluator_cfg.eval_func
-        if name not in PROTOCOLS:
-            where = settings.where("evaluator_cfg.eval_func")
-            raise UserError(f"{where}: there is no protocol {name!r}{suggestion(name, PROTOCOLS)}")
+        if name not in (*PROTOCOLS, *CLASSIFICATION):
+            where, known = settings.where("evaluator_cfg.eval_func"), (*PROTOCOLS, *CLASSIFICATION)
+            raise UserError(f"{where}: there is no protocol {name!r}{suggestion(name, known)}")
+        if classifies(settings):
+            check_classes(settings, splits)
         if settings.trainer_cfg.with_test:
             check_protocol(settings, splits)
         if len(splits.train.label_set) < 2:
@@ -248,7 +252,7 @@ def train_config(
         write_text(run.folder / "config.yaml", resolved_text(settings))
         trained = sum(p.numel() for p in run.network.parameters() if p.requires_grad)
         log.info(
-            "%s: %d training sequences of %d identities, %d for validation; %s parameters to train",
+            "%s: %d training sequences of %d labels, %d for validation; %s parameters to train",
             settings.model_cfg.model, len(splits.train), len(splits.train.label_set), len(splits.val), f"{trained:,}",
         )
     best = train(run)
@@ -257,79 +261,3 @@ def train_config(
         log.info("%s: trained to iteration %d; best on validation: %s",
                  settings.model_cfg.model, settings.trainer_cfg.total_iter, figures or "not measured")
     return run
-
-
-def test_config(
-    settings: Settings, world: World, output: Path, which: int | str | None = None, *, trust: bool = False
-) -> dict[str, Any]:
-    """Embed the test set with a trained network and score it; writes results.json and embeddings.npz."""
-    splits = load_data(settings)
-    check_protocol(settings, splits)
-    folder = run_folder(settings, output, testing=True)
-    hint = settings.evaluator_cfg.restore_hint if which is None else which
-    named = isinstance(hint, int) or hint in ("last", "best")
-    path = checkpoint_path(folder / "checkpoints", settings.evaluator_cfg.save_name, hint) if named else Path(hint)
-    if hint == "best" and not path.is_file():  # trained without validation
-        path = checkpoint_path(folder / "checkpoints", settings.evaluator_cfg.save_name, "last")
-    state = load_checkpoint(path, trust)
-    # the head is as wide as it was in training, whatever data this test has
-    classes = _classes(state["model"], get_method(settings.model_cfg.model))
-    run = build_run(settings, splits, world, folder, classes=classes)
-    load_weights(run.network, state["model"], path, strict=settings.evaluator_cfg.restore_ckpt_strict)
-    check_channels(run, splits.test)
-    check_input(run, splits.test, "evaluator_cfg")
-    return score(run, iteration=int(state.get("iteration", 0)), write=world.main)
-
-
-def _classes(weights: Mapping[str, torch.Tensor], method: Method) -> int | None:
-    """The number of classes a checkpoint's head tells apart; None if it has none."""
-    for key, axis in method.classifier:
-        if key in weights:
-            return weights[key].shape[axis]
-    return None
-
-
-def score(run: Run, *, iteration: int, write: bool) -> dict[str, Any]:
-    """Results of the test protocol for the network as it stands."""
-    e, splits = run.settings.evaluator_cfg, run.splits
-    found = embed(run, splits.test)
-    embeddings = torch.from_numpy(found.embeddings).to(run.world.device)
-    result = evaluate(
-        e.eval_func, embeddings, found.labels, found.types, found.views, metric=e.metric,
-        **_protocol(run.settings, splits),
-    )
-    per_probe, sent = result.pop("per_probe"), result.pop("submission", None)
-    if sent is not None:
-        result["submission"] = f"submission_{run.settings.data_cfg.test_dataset_name}-{iteration:05d}.csv"
-    results = {
-        "dataset": run.settings.data_cfg.test_dataset_name,
-        "model": run.settings.model_cfg.model,
-        "iteration": iteration,
-        "seed": run.settings.trainer_cfg.seed,
-        **result,
-        "dropped": {name: count for name, count in splits.dropped.items() if count},
-        "weights": weights_hash(run.network),
-        "data": fingerprint(splits),
-        "config": run.settings.fingerprint,
-        "versions": {"bpmt_ext": __version__, "torch": torch.__version__, "numpy": np.__version__,
-                     "python": platform.python_version()},
-    }
-    if write:
-        write_json(run.folder / "results.json", results)
-        save_arrays(run.folder / "embeddings.npz", {
-            "embeddings": found.embeddings, "labels": np.array(found.labels), "types": np.array(found.types),
-            "views": np.array(found.views),
-        })
-        save_arrays(run.folder / "per_probe.npz", per_probe)
-        if sent is not None:
-            write_text(run.folder / result["submission"], submission_text(**sent))
-        log.info("%s", results_table(results))
-    return {**results, "per_probe": per_probe}
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an .npz whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(temporary, **arrays)
-    temporary.replace(path)

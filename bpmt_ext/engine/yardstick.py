@@ -9,7 +9,9 @@ from bpmt_ext.config import Settings
 from bpmt_ext.engine.cell import save_probes
 from bpmt_ext.engine.comparability import Case
 from bpmt_ext.engine.logs import write_json
+from bpmt_ext.engine.parts import classifies
 from bpmt_ext.engine.stages import data_skeleton, load_data
+from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.protocols import evaluate
 from bpmt_ext.metrics.yardsticks import embed
 
@@ -20,6 +22,8 @@ def yardstick_cell(folder: Path, label: str, name: str, case: Case, settings: Se
     It is standardised on the training sequences of each test set's own root; distances are Euclidean.
     """
     e, scores = settings.evaluator_cfg, {}
+    if classifies(settings):
+        raise UserError(f"--yardsticks: they rank and name no class, which {e.eval_func} asks for; leave them out")
     for test in case.tests:
         there = case.settings(settings, test)
         splits = load_data(there)

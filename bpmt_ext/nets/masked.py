@@ -2,6 +2,7 @@
 
 Each wraps the encoders of `bpmt.py` unchanged and adds what only pretraining needs: what is hidden, the vector that
 stands for it, and the decoders. BPMT_T1 trains the five part encoders, BPMT_T2 the ten pair encoders on top of them.
+Poses may hold several bodies, one after the other along the joints (b v): all share the weights.
 Sources: bpmt.md sections 2 and 3; OmniVec2 (Srivastava and Sharma, CVPR 2024); masking by ranking noise after MAE
 (He et al., CVPR 2022). Shapes as in `bpmt.py`; u units of masking (a part, or a slot) per frame.
 """
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from bpmt_ext.draws import Draws
 from bpmt_ext.nets.bpmt import PairEncoder, PartEncoder, encoder_sizes
+from bpmt_ext.nets.embedders import fold_bodies, mean_of_bodies
 from bpmt_ext.nets.grouped import GroupedLinear
 from bpmt_ext.nets.layers import Slots, cut_windows, pool_windows, set_mode, set_trainable
 from bpmt_ext.skeletons import PART_NAMES, Skeleton
@@ -144,9 +146,12 @@ class _Pretraining(nn.Module):
         mask_block: int,
         mask_value: str,
         confidence_weight: bool,
+        bodies: int,
     ) -> None:
         super().__init__()
-        self.t1, self.max_frames, self.confidence_weight = t1, max_frames, confidence_weight
+        if not isinstance(bodies, int) or bodies < 1:
+            raise ValueError(f"bodies must be a number of at least 1, not {bodies!r}")
+        self.t1, self.max_frames, self.confidence_weight, self.bodies = t1, max_frames, confidence_weight, bodies
         self.masking = Masking(
             slots=t1.slots,
             width=t1.positions.shape[-1],
@@ -158,18 +163,22 @@ class _Pretraining(nn.Module):
 
     def fit(self, pose: Tensor, mask: Tensor) -> None:
         """Take the input statistics from training samples, once (see Streams.fit)."""
-        self.t1.streams.fit(pose, mask)
+        self.t1.streams.fit(*fold_bodies(pose, mask, self.bodies))
 
     def embed(self, pose: Tensor, mask: Tensor) -> Tensor:
         """Mean encoding of each part (n, d, p), nothing hidden: what an evaluator may look at after pretraining."""
+        pose, mask = fold_bodies(pose, mask, self.bodies)
         windows = cut_windows(pose, mask, self.max_frames)
-        return pool_windows(self.t1(windows.pose, windows.mask), windows, len(pose), "mean").permute(1, 2, 0)
+        pooled = pool_windows(self.t1(windows.pose, windows.mask), windows, len(pose), "mean")
+        return mean_of_bodies(pooled.permute(1, 2, 0), self.bodies)
 
     def _hide(self, pose: Tensor, mask: Tensor, key: Tensor | None) -> tuple[Tensor, ...]:
         """-> part features F (p, m, w, d), target (m, w, s, dims), loss weight (m, w, s), mask (m, w)."""
         if key is None:  # a host hands over no keys: its own random state seeds them
             key = torch.randint(2**62, (len(pose),), device=pose.device)
-        windows = cut_windows(pose, mask, self.max_frames)
+        if self.bodies > 1:  # each body has holes of its own
+            key = Draws(key).split("body").bits(self.bodies).flatten()
+        windows = cut_windows(*fold_bodies(pose, mask, self.bodies), self.max_frames)
         key = Draws(key).bits(int(windows.number.max()) + 1)[windows.owner, windows.number]
         streams = self.t1.streams(windows.pose, windows.mask)
         hidden = self.masking.draw(windows.mask, key)
@@ -209,6 +218,7 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         mask_value: str = "token",
         decoder: str = "linear",
         confidence_weight: bool = False,
+        bodies: int = 1,
     ) -> None:
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
@@ -228,6 +238,7 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
             mask_block=mask_block,
             mask_value=mask_value,
             confidence_weight=confidence_weight,
+            bodies=bodies,
         )
         slots = t1.slots
         self.decoder = SlotDecoder(group=slots.part, place=slots.place, width=width, dims=skeleton.dims, kind=decoder)
@@ -271,6 +282,7 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         mask_value: str = "token",
         decoder: str = "linear",
         confidence_weight: bool = False,
+        bodies: int = 1,
     ) -> None:
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
@@ -290,6 +302,7 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
             mask_block=mask_block,
             mask_value=mask_value,
             confidence_weight=confidence_weight,
+            bodies=bodies,
         )
         slots = t1.slots
         self.t2 = PairEncoder(

@@ -31,8 +31,8 @@ def read_plan(file: Path) -> dict[str, Any]:
 def gather(out: Path, reference: str = "best") -> dict[str, Any]:
     """Everything the tables say, from the cells of a comparison; from its `results.json` where only that is there.
 
-    reference: the method the others are compared with: `best` (highest mean Rank-1 in the first test), `first`, or a
-    label. UserError if the folder holds no comparison or no such method.
+    reference: the method the others are compared with: `best` (highest mean Rank-1 or top1 in the first test), `first`,
+    or a label. UserError if the folder holds no comparison or no such method.
     """
     plan_file, file = out / "comparison.json", out / "results.json"
     if not plan_file.is_file():
@@ -79,7 +79,7 @@ def _notes(results: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
             notes.append(f"{case}: the methods were not trained on the same sequences: "
                          + ", ".join(f"{label} {mark[:8]}" for label, mark in split["train"].items()))
     distances = {cell["label"]: one["metric"] for cell in results["cells"] for one in cell["scores"].values()
-                 if cell["model"]}
+                 if cell["model"] and "metric" in one}
     if len(set(distances.values())) > 1:
         notes.append("distances differ: " + ", ".join(f"{label} {metric}" for label, metric in distances.items()))
     done = {one["label"]: [(c["fold"], c["seed"]) for c in results["cells"] if c["label"] == one["label"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bpmt_ext.data.pickles import write_bytes
-from bpmt_ext.report.means import cells_of, cost, figures, metric_names
+from bpmt_ext.report.means import HEADLINES, cells_of, cost, figures, metric_names
 from bpmt_ext.report.tables import WRITERS, csv_table
 from bpmt_ext.report.tradeoff import draw_tradeoff
 
@@ -19,7 +19,7 @@ def main_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: one row a method and test, percent as mean ± deviation, then what it costs."""
     metrics, published = metric_names(results), _published_beside(results)
     header = ["test", "method", *metrics, "parameters", "multiply-adds", "training min", "test seq/s", "peak MiB",
-              "runs", *(["published Rank-1"] if published else [])]
+              "runs", *([_published_name(results)] if published else [])]
     rows = []
     for test in results["tests"]:
         for one in results["methods"]:
@@ -61,20 +61,25 @@ def _short(value: float | None) -> str:
 
 
 def _published_beside(results: Mapping[str, Any]) -> dict[str, str]:
-    """{label: every Rank-1 published of the same config, else of the same network} where the data set has any."""
+    """{label: every headline published of the same config, else of the same network} where the data set has any."""
     found = {}
     for one in results["methods"]:
         models = {cell["model"] for cell in results["cells"] if cell["label"] == one["label"]}
-        rows = [row for row in results["published"] if _rank1(row) and row["model"] in models]
+        rows = [row for row in results["published"] if _headline(row) and row["model"] in models]
         exact = [row for row in rows if row.get("config") and one["config"].endswith(row["config"])]
         if rows and one["variant"] in ("", "scratch"):
-            found[one["label"]] = ", ".join(f"{_rank1(r)} ({r['recipe']})" for r in exact or rows)
+            found[one["label"]] = ", ".join(f"{_headline(r)} ({r['recipe']})" for r in exact or rows)
     return found
 
 
-def _rank1(row: Mapping[str, Any]) -> str:
-    """Every published Rank-1 of a row, one a condition."""
-    return "/".join(f"{value:g}" for name, value in row["metrics"].items() if name.endswith("Rank-1"))
+def _headline(row: Mapping[str, Any]) -> str:
+    """Every published Rank-1 (or top1) of a row, one a condition."""
+    return "/".join(f"{value:g}" for name, value in row["metrics"].items() if name.endswith(HEADLINES))
+
+
+def _published_name(results: Mapping[str, Any]) -> str:
+    names = [name for row in results["published"] for name in row["metrics"]]
+    return "published " + next(head for head in HEADLINES if any(name.endswith(head) for name in names))
 
 
 def difference_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

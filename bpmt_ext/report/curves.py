@@ -20,7 +20,7 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     per_part = {n for n in names if n.startswith("part/")}
     loss = [n for n in sorted(names - per_part) if n == "loss"]
     terms = sorted(n for n in names if n.endswith("/loss"))
-    percent = sorted(n for n in names if n in ("Rank-1", "mAP") or n.endswith("accuracy"))
+    percent = sorted(n for n in names if n in ("Rank-1", "mAP", "top1", "macro_f1") or n.endswith("accuracy"))
     rate = [n for n in names if n == "lr"]
     panels = [("loss", loss), ("loss terms", terms), ("loss by part", sorted(per_part)), ("percent", percent)]
     return [(title, group) for title, group in [*panels, ("learning rate", rate)] if group]

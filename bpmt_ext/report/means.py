@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-REPORTED = ("Rank-1", "macro Rank-1", "Rank-5", "Rank-10", "mAP", "mINP")
+REPORTED = ("Rank-1", "macro Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "top1", "top5", "macro_f1")
+HEADLINES = ("Rank-1", "top1")  # what a protocol's first figure is called
 
 
 def cells_of(results: Mapping[str, Any], label: str, test: str) -> list[dict[str, Any]]:

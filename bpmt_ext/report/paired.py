@@ -11,9 +11,11 @@ import numpy as np
 from bpmt_ext.data.posearrays import read_npz
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.bootstrap import paired_bootstrap
-from bpmt_ext.report.means import cells_of, figures, metric_names
+from bpmt_ext.report.means import HEADLINES, cells_of, figures, metric_names
 
-VALUES = {"Rank-1": "rank1", "macro Rank-1": "rank1", "mAP": "ap"}  # what is compared, and its values by probe
+# what is compared, and its values by probe: of a ranking, of a recognition
+RANKED = {"Rank-1": "rank1", "macro Rank-1": "rank1", "mAP": "ap"}
+RECOGNISED = {"top1": "top1", "top5": "top5"}
 
 Probe = tuple[str, str, str]  # fold, condition, name
 Values = dict[str, dict[Probe, tuple[str, float]]]  # {value: {probe: (identity, mean over seeds)}}
@@ -21,9 +23,11 @@ Values = dict[str, dict[Probe, tuple[str, float]]]  # {value: {probe: (identity,
 
 def paired_differences(out: Path, results: Mapping[str, Any], reference: str) -> list[dict[str, Any]]:
     """Of each test, the reference less each other method: {test, metric, reference, label, difference, low, high, p,
-    probes, identities, folds} for Rank-1, macro Rank-1 where the protocol has it, and mAP, in percent.
+    probes, identities, folds} for Rank-1, macro Rank-1 where the protocol has it, and mAP, or for top1 and top5, in
+    percent. Of a recognition the identities are the subjects (or clips) that were recorded.
 
-    reference: `best` (highest mean Rank-1 of the test), `first`, or a label; UserError for a label without results.
+    reference: `best` (highest mean Rank-1 or top1 of the test), `first`, or a label; UserError for a label without
+    results.
     """
     tests, found = results["tests"], []
     labels = [one["label"] for one in results["methods"] if any(cells_of(results, one["label"], t) for t in tests)]
@@ -34,7 +38,7 @@ def paired_differences(out: Path, results: Mapping[str, Any], reference: str) ->
         here = [label for label in labels if cells_of(results, label, test)]
         if len(here) < 2 or (reference not in ("best", "first", *here)):
             continue
-        name = next((m for m in metric_names(results) if m.endswith("Rank-1")), "")
+        name = next((m for m in metric_names(results) if m.endswith(HEADLINES)), "")
         best = max(here, key=lambda label: (figures(results, label, test, name) or (-1.0, None))[0])
         first = {"best": best, "first": here[0]}.get(reference, reference)
         probes = {label: _probes(out, results, label, test) for label in here}
@@ -49,22 +53,28 @@ def paired_differences(out: Path, results: Mapping[str, Any], reference: str) ->
 def _probes(out: Path, results: Mapping[str, Any], label: str, test: str) -> Values:
     """What each probe of every fold got, its mean over the seeds."""
     slug = next(one["slug"] for one in results["methods"] if one["label"] == label)
-    sums: dict[str, dict[Probe, tuple[str, list[float]]]] = {value: {} for value in VALUES.values()}
+    sums: dict[str, dict[Probe, tuple[str, list[float]]]] = {}
     for cell in cells_of(results, label, test):
         name = cell["fold"] if cell["seed"] is None else f"{cell['fold']}-seed{cell['seed']}"
         file = _arrays(out / "cells" / slug / name / f"per_probe-{test}.npz")
         conditions, names, owners = (file[key].tolist() for key in ("condition", "name", "label"))
-        for value, kept in sums.items():
+        for value in dict.fromkeys(_values(file).values()):
+            kept = sums.setdefault(value, {})
             for condition, probe, who, got in zip(conditions, names, owners, file[value].tolist(), strict=True):
                 kept.setdefault((cell["fold"], condition, probe), (who, []))[1].append(got)
     return {value: {key: (who, float(np.mean(many))) for key, (who, many) in kept.items()}
             for value, kept in sums.items()}
 
 
+def _values(arrays: Mapping[str, Any]) -> Mapping[str, str]:
+    """What can be compared of such arrays."""
+    return RECOGNISED if "top1" in arrays else RANKED
+
+
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a cell's per_probe file. UserError if it is gone or damaged."""
     found = read_npz(path)
-    lacking = {"condition", "name", "label", *VALUES.values()} - set(found)
+    lacking = {"condition", "name", "label", *_values(found).values()} - set(found)
     if lacking:
         raise UserError(f"{path}: has no array {min(lacking)!r}; delete its folder and run the cell again")
     return found
@@ -73,8 +83,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _paired(a: Values, b: Values, known: set[str]) -> list[dict[str, Any]]:
     """One row a condition and metric, over the probes that both methods have and that count."""
     rows = []
-    for condition in sorted({key[1] for key in a["rank1"]}):
-        for metric, value in VALUES.items():
+    if a.keys() != b.keys():
+        return rows
+    for condition in sorted({key[1] for one in a.values() for key in one}):
+        for metric, value in _values(a).items():
             mine, theirs = a[value], b[value]
             keys = [key for key in sorted(mine.keys() & theirs.keys())
                     if key[1] == condition and np.isfinite([mine[key][1], theirs[key][1]]).all()]

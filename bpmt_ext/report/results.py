@@ -1,4 +1,4 @@
-"""The results of one test in, plain-text tables of its figures and of its view-by-view matrices out."""
+"""The results of one test in, plain-text tables of its figures, of its classes or its view-by-view matrices out."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def results_table(results: Mapping[str, Any]) -> str:
     does not use; the Rank-1 of every view of the probes against every view of the gallery, where it has them.
     """
     probes = results["probes"]
+    if "per_class" in results:
+        return _recognition(results)
     parts = [
         f"{results['dataset']}, {results['model']} at iteration {results['iteration']}: {results['protocol']}, "
         f"{probes['valid']} of {probes['total']} probes valid, gallery {results['gallery']}\n"
@@ -35,6 +37,21 @@ def results_table(results: Mapping[str, Any]) -> str:
     if results.get("submission"):
         parts.append(f"for the server: {results['submission']}")
     return "\n\n".join(parts)
+
+
+def _recognition(results: Mapping[str, Any]) -> str:
+    """One test of recognition: its metrics, those of the other checkpoint where there are two, and every class."""
+    told = f" ({results['checkpoint']})" if "checkpoint" in results else ""
+    parts = [
+        f"{results['dataset']}, {results['model']} at iteration {results['iteration']}{told}: {results['protocol']}, "
+        f"{results['probes']['total']} sequences\n" + _figures(results["metrics"])
+    ]
+    for name, other in results.get("other_checkpoint", {}).items():
+        parts.append(f"at iteration {other['iteration']} ({name}):\n" + _figures(other["metrics"]))
+    header = ["class", "sequences", "accuracy", "precision", "f1"]
+    rows = [[name, str(one["sequences"]), *(f"{one[key]:.1f}" for key in header[2:])]
+            for name, one in results["per_class"].items() if one["sequences"]]
+    return "\n\n".join([*parts, text_table(header, rows)])
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
