@@ -27,6 +27,7 @@ SMALL = [
     "data_cfg.num_workers=0", "data_cfg.validation=0", "model_cfg.width=16", "model_cfg.layers=1", "model_cfg.heads=2",
     "model_cfg.max_frames=20", "trainer_cfg.sampler.batch_size=[4, 3]", "trainer_cfg.sampler.frames_num_fixed=20",
     "trainer_cfg.total_iter=10", "trainer_cfg.save_iter=10", "trainer_cfg.log_iter=5", "trainer_cfg.val_iter=0",
+    "trainer_cfg.precision=off",
 ]  # fmt: skip
 STAGES = {"BPMT_T1": "bpmt_demo_t1", "BPMT_T2": "bpmt_demo_t2", "BPMT": "bpmt_demo"}
 OTHERS = {

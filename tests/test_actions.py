@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_train_test_and_fuse(here: Path, capsys: pytest.CaptureFixture) -> None:
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         validated = [row for row in rows if row["split"] == "validation"]
         assert [row["iteration"] for row in validated] == [20, 40, 60] and {*METRICS} <= validated[0].keys()
-    assert "top1  top5" in capsys.readouterr().err
+    assert "at iteration 60" in (said := capsys.readouterr().err) and "macro_f1" in said and "precision" in said
     assert main(["fuse", *map(str, folders), "--weights", "1", "3", "--out", "fused"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-2].startswith("fused") and json.loads(said[-1])["weights"] == [1, 3]
@@ -220,7 +221,10 @@ def test_bad_partitions_are_refused(here: Path, capsys: pytest.CaptureFixture) -
     bows = [place for place in lists["TRAIN"] if place.startswith("bow/")]
     assert "1 class has training sequences" in refused(here, capsys, {**lists, "TRAIN": bows})
     strange = refused(here, capsys, {"TRAIN_SET": ["bow", "jump"], "TEST_SET": ["wave"]})
-    assert "1 classes to recognise (wave) have no training sequence" in strange and "TRAIN, VAL, TEST" in strange
+    assert "the classes of test are not those of the training" in strange and "CLASSES, TRAIN, TEST" in strange
+    waves = [place for place in lists["TRAIN"] if place.startswith("wave/")]
+    alone = {**lists, "TEST": waves, "TRAIN": [place for place in lists["TRAIN"] if place not in waves]}
+    assert "the classes of test are not" in refused(here, capsys, {**alone, "VAL": []})
     assert "did you mean evaluate_actions" in refused(here, capsys, lists, "evaluator_cfg.eval_func=evaluate_action")
 
 
@@ -233,14 +237,19 @@ def test_classes_of_a_checkpoint_must_be_those_of_the_data(here: Path, capsys: p
     assert "tells 4 classes apart, the data has 5" in capsys.readouterr().err
 
 
-def test_validation_holds_out_subjects(here: Path) -> None:
+def test_validation_holds_out_subjects(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     lists = json.loads((here / "data/partition.json").read_text())
     lists["TRAIN"] += lists.pop("VAL")
     (here / "data/partition.json").write_text(json.dumps(lists))
     splits = load_data(load_settings("tlca.yaml", ["data_cfg.validation=0.3"], here))
     people = [{kind[:3] for kind in side.types} for side in (splits.train, splits.val)]
     assert len(people[1]) == 2 and not people[0] & people[1] and splits.val.label_set == CLASSES
-    check_classes(load_settings("tlca.yaml", (), here), splits)
+    settings = load_settings("tlca.yaml", (), here)
+    check_classes(settings, splits)
+    some = SequenceSet([r for r in splits.train.records if r.label != "bow"], CLASSES, splits.train.reader)
+    with caplog.at_level("WARNING"):
+        check_classes(settings, replace(splits, train=some))
+    assert "bow of test cannot be learned" in caplog.text
 
 
 def test_samplers_pass_over_empty_classes() -> None:

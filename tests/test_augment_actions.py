@@ -126,6 +126,12 @@ def test_rotation_keeps_distances_and_turns_the_right_way() -> None:
         turned = Rotate3D(angles, NTU)(basis, mask[:, :1], own)
         angle = torch.atan2(turned[:, 0, 0, (axis + 2) % 3], turned[:, 0, 0, (axis + 1) % 3])
         assert torch.allclose(angle, own.uniform(3, low=-1.0)[:, axis], atol=1e-5)
+    step = pose
+    for axis, limit in enumerate((0.3, 0.5, 0.1)):  # about x first, about z last: the same draws, one axis a time
+        angles = [0.0] * 3
+        angles[axis] = limit
+        step = Rotate3D(angles, NTU)(step, mask, own)
+    assert torch.allclose(out, step, atol=1e-5)
     flat = walking(4, 6, 13, 3)
     turned = Rotate2D(0.5, PENN)(flat, torch.ones(4, 6, dtype=torch.bool), own)
     assert torch.allclose(turned[..., :2].norm(dim=-1), flat[..., :2].norm(dim=-1), atol=1e-5)
@@ -162,7 +168,8 @@ def test_centres() -> None:
 
 def test_the_box_is_that_of_the_real_frames() -> None:
     pose, mask, _ = batch()
-    pose = torch.where(mask[:, :, None, None], pose, 1e6)  # padding may hold anything finite
+    wild = torch.tensor([1e6, -1e6, 1e6, 0], dtype=pose.dtype)  # padding may hold anything finite
+    pose = torch.where(mask[:, :, None, None], pose, wild)
     for i in range(4):
         place = ALL["box"](pose, mask)[i][mask[i]][..., :3]
         assert torch.allclose(place.amin((0, 1)), -torch.ones(3).double())

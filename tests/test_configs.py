@@ -23,7 +23,8 @@ from bpmt_ext.draws import Draws
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.parts import Run
 from bpmt_ext.engine.solvers import check_solver
-from bpmt_ext.engine.stages import build_objective, build_run, data_skeleton
+from bpmt_ext.engine.stages import build_objective, build_run, data_skeleton, pose_skeleton
+from bpmt_ext.metrics.classification import CLASSIFICATION
 from bpmt_ext.metrics.protocols import PROTOCOLS
 from bpmt_ext.registry import METHODS, get_method
 
@@ -52,7 +53,7 @@ def built(settings: Settings) -> Run:
 
 def transformed(settings: Settings, section: str) -> tuple[Tensor, Tensor]:
     """What the network gets of four sequences, as long as the section's sampler and transforms want them."""
-    skeleton, cfg = data_skeleton(settings), getattr(settings, section)
+    skeleton, cfg = pose_skeleton(settings), getattr(settings, section)
     keys = ("sample_type", "frames_num_fixed", "frames_num_min", "frames_num_max", "frames_skip_num")
     chosen = {key: getattr(cfg.sampler, key) for key in keys if getattr(cfg.sampler, key) is not None}
     steps = [step for entry in cfg.transform for step in (entry.get("trf_cfg") or [entry])]
@@ -88,7 +89,8 @@ def test_a_config_builds(path: Path, tmp_path: Path) -> None:
     settings = loaded(path, tmp_path)
     run = built(settings)
     check_solver(run)
-    assert settings.trainer_cfg.sampler.type in SAMPLERS and settings.evaluator_cfg.eval_func in PROTOCOLS
+    assert settings.trainer_cfg.sampler.type in SAMPLERS
+    assert settings.evaluator_cfg.eval_func in (*PROTOCOLS, *CLASSIFICATION)
     assert settings.trainer_cfg.save_name == settings.evaluator_cfg.save_name == path.stem
     for section in ("trainer_cfg", "evaluator_cfg"):
         pose, mask = transformed(settings, section)

@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for table, kept in tables:
         for name in set(table) - set(kept):
             del table[name]
-    for name in {"mean_pose", "drop_joints", "walks"} - modules:
+    for name in {"mean_pose", "lose_joints", "walks"} - modules:
         sys.modules.pop(name, None)
 
 
@@ -65,8 +65,8 @@ def test_the_commands_run(folder: Path) -> None:
             assert cli.main(words[1:]) == 0, words
     results = json.loads((folder / "output/mine/MeanPose/mean_pose/results.json").read_text())
     assert 0 <= results["metrics"]["Rank-1"] <= 100
-    config = yaml.safe_load((folder / "output/mine/MeanPose/dropped/config.yaml").read_text())
-    assert config["trainer_cfg"]["transform"][1] == {"type": "DropJoints", "probability": 0.2}
+    config = yaml.safe_load((folder / "output/mine/MeanPose/lossy/config.yaml").read_text())
+    assert config["trainer_cfg"]["transform"][1] == {"type": "LoseJoints", "probability": 0.2}
 
 
 def test_the_skeleton_loads(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from bpmt_ext.config import Settings
 from bpmt_ext.data.transforms import TRANSFORMS
 from bpmt_ext.losses import LOSSES
+from bpmt_ext.metrics.classification import CLASSIFICATION
 from bpmt_ext.metrics.protocols import PROTOCOLS
 from bpmt_ext.registry import METHODS
 
@@ -37,7 +38,7 @@ def test_it_is_up_to_date(capsys: pytest.CaptureFixture, monkeypatch: pytest.Mon
 def test_every_name_and_key_is_there() -> None:
     headings = set(re.findall(r"^### (\S+)$", TEXT, re.M))
     assert {*METHODS, *LOSSES, *TRANSFORMS, *Settings.model_fields} - {"Compose"} <= headings
-    assert all(f"| `{name}` |" in TEXT for name in PROTOCOLS)
+    assert all(f"| `{name}` |" in TEXT for name in (*PROTOCOLS, *CLASSIFICATION))
     rows = re.findall(r"^\| (.+) \|$", TEXT, re.M)
     for row in rows:
         cells = row.split(" | ")

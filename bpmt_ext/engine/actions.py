@@ -15,6 +15,7 @@ from torch import Tensor
 from bpmt_ext.config import Settings
 from bpmt_ext.data.sequences import SequenceSet, Splits
 from bpmt_ext.engine.inference import collect
+from bpmt_ext.engine.logs import log
 from bpmt_ext.engine.parts import Run
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import CrossEntropyLoss
@@ -88,20 +89,24 @@ def action_counts(settings: Settings, splits: Splits) -> dict[str, Any]:
 
 
 def check_classes(settings: Settings, splits: Splits) -> None:
-    """UserError if some class stands on one side only, or fewer than two classes have training sequences."""
+    """UserError if the sides have other classes, if no class of a side has training sequences, or only one has any; a
+    warning if some have none."""
     file, known = settings.data_cfg.dataset_partition, set(splits.train.labels.tolist())
     if len(known) < 2:
         raise UserError(f"{file}: {len(known)} class has training sequences; recognition needs at least 2")
     for name in ("val", "test"):
         side = getattr(splits, name)
-        strange = sorted({side.label_set[i] for i in side.labels} - {splits.train.label_set[i] for i in known})
-        if strange:
+        if not len(side):
+            continue
+        there = set(side.labels.tolist())
+        if side.label_set != splits.train.label_set or not there & known:
             raise UserError(
-                f"{file}: {len(strange)} classes to recognise ({', '.join(strange[:3])}) have no training sequence; "
-                f"{settings.evaluator_cfg.eval_func} takes a partition that lists sequences: TRAIN, VAL, TEST"
+                f"{file}: the classes of {name} are not those of the training; {settings.evaluator_cfg.eval_func} "
+                "takes a partition that lists sequences: CLASSES, TRAIN, TEST and where wanted VAL"
             )
-        if len(side) and side.label_set != splits.train.label_set:
-            raise UserError(f"{file}: the classes differ between training and {name}; name them all in CLASSES")
+        strange = [side.label_set[i] for i in sorted(there - known)]
+        if strange:
+            log.warning("%s: %s of %s cannot be learned: no training sequence", file, ", ".join(strange), name)
 
 
 def action_results(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:

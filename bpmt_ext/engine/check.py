@@ -11,7 +11,6 @@ from tqdm import tqdm
 from bpmt_ext.config import Settings
 from bpmt_ext.data.health import check_data
 from bpmt_ext.data.sequences import Splits, load_splits
-from bpmt_ext.engine.parts import classifies
 from bpmt_ext.engine.stages import check_protocol, pose_skeleton
 from bpmt_ext.errors import UserError
 from bpmt_ext.report.tables import text_table
@@ -58,7 +57,7 @@ def data_text(settings: Settings, report: dict[str, Any]) -> str:
 def protocol_text(settings: Settings, splits: Splits) -> str:
     """Counts of the test protocol. UserError without a valid probe, or without anything to recognise."""
     counts = check_protocol(settings, splits)
-    if classifies(settings):
+    if "classes" in counts:  # of a recognition
         header = ["class", "train", "val", "test"]
         rows = [[name, *(str(row.get(key, 0)) for key in header[1:])] for name, row in counts["classes"].items()]
         empty = [row[0] for row in rows if row[1] == "0"]

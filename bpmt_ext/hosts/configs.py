@@ -24,6 +24,7 @@ from bpmt_ext.engine.stages import stage_options
 from bpmt_ext.errors import UserError
 from bpmt_ext.hosts.checkouts import Host
 from bpmt_ext.losses import LOSSES
+from bpmt_ext.metrics.classification import CLASSIFICATION
 from bpmt_ext.metrics.protocols import PROTOCOLS
 from bpmt_ext.registry import get_method
 
@@ -111,6 +112,11 @@ def _evaluator(settings: Settings, host: Host, gpus: int) -> dict[str, Any]:
     if e.cross_view_gallery:
         keys.append("cross_view_gallery")
     out = _taken(settings.resolved()["evaluator_cfg"], keys)
+    if e.eval_func in CLASSIFICATION:
+        raise UserError(
+            f"{settings.where('evaluator_cfg.eval_func')}: {host.name} ranks and names no class; train and test "
+            "actions with the engine of this project"
+        )
     if e.eval_func not in (*host.protocols, *PROTOCOLS):
         known = suggestion(e.eval_func, (*host.protocols, *PROTOCOLS))
         raise UserError(f"{settings.where('evaluator_cfg.eval_func')}: there is no protocol {e.eval_func!r}{known}")
