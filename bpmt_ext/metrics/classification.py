@@ -33,11 +33,6 @@ def places(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
 
 
-def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Percent of sequences whose class is among the k first."""
-    return 100 * float((places(scores, labels) < k).mean())
-
-
 def confusion_matrix(answers: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """answers, labels (n,) -> (k, k) int64: sequences of the row's class that were taken for the column's."""
     return np.bincount(labels * classes + answers, minlength=classes * classes).reshape(classes, classes)
