@@ -65,6 +65,9 @@ class DataConfig(Section):
         "worker", "Where transforms run: in the processes that read, or on the training device, a whole batch at once; "
         "the numbers are the same",
     )
+    modality: Literal["pose", "silhouette"] = _said(
+        "pose", "What the pickles hold: poses (t, v, c), or silhouettes (t, h, w) of grey levels 0 to 255"
+    )
     joint_format: str = _said(
         "coco17", "Joint format of the poses, a name of the skeleton table; model_cfg.joint_format where left out"
     )

@@ -26,7 +26,7 @@ from bpmt_ext.data.batches import (
     train_loader,
 )
 from bpmt_ext.data.pickles import write_pickle
-from bpmt_ext.data.sequences import PoseReader, Record, SequenceSet
+from bpmt_ext.data.sequences import Reader, Record, SequenceSet
 from bpmt_ext.data.transforms import Compose, FlipSequence, PointNoise, RescaleCenter, build_transform
 from bpmt_ext.draws import Draws
 from bpmt_ext.errors import UserError
@@ -334,7 +334,7 @@ def test_mixed_joint_formats_are_named(sequences: SequenceSet) -> None:
         list(inference_loader(sequences, TEST, None))
 
 
-class _Faulty(PoseReader):
+class _Faulty(Reader):
     def read(self, path: Path) -> np.ndarray:
         raise RuntimeError("a defect of ours")
 
@@ -345,7 +345,7 @@ def test_a_defect_in_a_worker_keeps_its_traceback(sequences: SequenceSet) -> Non
         list(inference_loader(faulty, TEST, None, num_workers=1))
 
 
-class _Deadly(PoseReader):
+class _Deadly(Reader):
     def read(self, path: Path) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGKILL)
         return super().read(path)

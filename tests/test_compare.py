@@ -22,7 +22,7 @@ from torch import nn
 from bpmt_ext import registry
 from bpmt_ext.cli import main
 from bpmt_ext.config import load_settings, settings_from
-from bpmt_ext.data.sequences import PoseReader, Record, SequenceSet
+from bpmt_ext.data.sequences import Reader, Record, SequenceSet
 from bpmt_ext.engine import cell, compare, costs
 from bpmt_ext.engine.budget import Stage, allot, schedule_options
 from bpmt_ext.engine.claims import claim
@@ -454,7 +454,7 @@ class Counted(nn.Module):
 def test_multiply_adds_are_those_of_sixty_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pose = walking(1, 23)[0].numpy()
     sequences = SequenceSet([Record("a", "b", "c", (tmp_path / "x.pkl",))])
-    monkeypatch.setattr(PoseReader, "read", lambda *_: pose)
+    monkeypatch.setattr(Reader, "read", lambda *_: pose)
     values = {"model_cfg": {"model": "BPMT"}, "evaluator_cfg": {"transform": []}}
     made = SimpleNamespace(
         settings=settings_from(values), network=Counted(), test_transform=None,

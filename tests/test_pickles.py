@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bpmt_ext.data.pickles import read_pickle, read_pose, write_pickle
+from bpmt_ext.data.pickles import read_pickle, read_pose, read_silhouettes, write_pickle
 from bpmt_ext.errors import UserError
 
 POSE = np.arange(2 * 3 * 3, dtype=np.float32).reshape(2, 3, 3)
@@ -244,3 +244,20 @@ def test_read_pose_checks_what_networks_rely_on(tmp_path: Path) -> None:
         read_pose(path)
     with pytest.raises(UserError, match="nothing.pkl"):
         read_pose(tmp_path / "nothing.pkl")
+
+
+def test_read_silhouettes_takes_grey_levels_only(tmp_path: Path) -> None:
+    path = tmp_path / "s.pkl"
+    frames = np.zeros((3, 64, 44), np.uint8)
+    frames[1, 20:40, 10:30] = 255
+    write_pickle(path, frames)
+    found = read_silhouettes(path)
+    assert found.dtype == np.uint8 and found.flags.writeable
+    np.testing.assert_array_equal(found, frames)
+    for array, words in (
+        (frames / 255, "float64"), (frames > 0, "bool"), (frames[0], r"uint8 \(64, 44\)"), (frames[:0], "empty"),
+        (frames // 255, "no grey level is above 1"),
+    ):  # fmt: skip
+        write_pickle(path, array)
+        with pytest.raises(UserError, match=words):
+            read_silhouettes(path)

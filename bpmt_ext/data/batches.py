@@ -195,15 +195,16 @@ class _Batches(Dataset):
         return transformed(Batch(pose, mask, label, types, views, names, index_, draws.keys), self.transform)
 
     def _gather(self, index: np.ndarray, arrays: list[np.ndarray], draws: Draws) -> tuple[Tensor, Tensor]:
-        """The selected frames (n, t, v, c) and their mask (n, t)."""
+        """The selected frames (n, t, v, c), of silhouettes (n, t, h, w) uint8, and their mask (n, t)."""
         shape = arrays[0].shape[1:]
         for i, array in zip(index, arrays, strict=True):
             if array.shape[1:] != shape:
                 first, other = (self.sequences.records[int(k)].paths[0] for k in (index[0], i))
-                raise UserError(f"{first} has (joints, channels) {shape}, {other} has {array.shape[1:]}; "
-                                "convert all sequences of a data set to one joint format")
+                what = "(rows, columns)" if array.dtype == np.uint8 else "(joints, channels)"
+                raise UserError(f"{first} has {what} {shape}, {other} has {array.shape[1:]}; "
+                                "convert all sequences of a data set in one way")
         frames, mask = self.frames.select(torch.tensor([len(a) for a in arrays]), draws)
-        pose = torch.empty(*frames.shape, *shape, dtype=torch.float32)
+        pose = torch.from_numpy(np.empty((*frames.shape, *shape), arrays[0].dtype))
         for array, rows, out in zip(arrays, frames.numpy(), pose.numpy(), strict=True):
             np.take(array, rows, axis=0, out=out, mode="clip")  # clip writes straight into `out`
         return pose, mask

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bpmt_ext.data.pickles import read_pickle, read_pose
+from bpmt_ext.data.pickles import read_pickle
 from bpmt_ext.data.sequences import Splits
 from bpmt_ext.errors import UserError
 
@@ -22,7 +22,7 @@ def fingerprint(splits: Splits) -> str:
 
 
 def _fault(array: np.ndarray | None, path: Path) -> str | None:
-    """What is wrong with a sequence: 'unreadable', 'nan', 'constant' (no joint ever moves) or nothing."""
+    """What is wrong with a sequence: 'unreadable', 'nan', 'constant' (nothing ever moves) or nothing."""
     if array is not None:
         return "constant" if len(array) > 1 and bool((array == array[:1]).all()) else None
     try:
@@ -49,12 +49,12 @@ def check_data(splits: Splits, *, short: int = 10,
         for record in sequences.records:
             path, array, detail = record.paths[0], None, ""
             try:
-                array = read_pose(path, sequences.reader.joints)
+                array = sequences.reader.fresh(path)
             except UserError as error:
                 detail = str(error)
             fault = _fault(array, path)
             if fault:
-                problems[fault].append({"set": key, "name": record.name, "detail": detail or "no joint ever moves"})
+                problems[fault].append({"set": key, "name": record.name, "detail": detail or "nothing ever moves"})
             if array is not None:
                 frames.append(len(array))
                 if len(array) <= short:

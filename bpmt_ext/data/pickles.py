@@ -304,3 +304,19 @@ def read_pose(path: str | os.PathLike[str], joints: int | None = None) -> np.nda
     if not finite.all():
         raise UserError(f"{path}: frame {int(finite.argmin())} (from 0) holds a number that is not finite; drop it.")
     return pose
+
+
+def read_silhouettes(path: str | os.PathLike[str]) -> np.ndarray:
+    """A silhouette sequence (t, h, w) uint8, t >= 1, 0 ground to 255 figure.
+
+    Raises UserError that names the file and what is wrong: not such an array, or nothing above 1 in it.
+    """
+    frames = read_pickle(path)
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 3:
+        found = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
+        raise UserError(f"{path}: holds {found}, not silhouettes (frames, rows, columns) of grey levels 0 to 255.")
+    if 0 in frames.shape:
+        raise UserError(f"{path}: the sequence {frames.shape} is empty; convert it again or remove it.")
+    if frames.max() <= 1:
+        raise UserError(f"{path}: no grey level is above 1; convert it again, with 255 for the figure.")
+    return np.ascontiguousarray(frames)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bpmt_ext.cameras import CAMERAS
-from bpmt_ext.data.pickles import read_pose
+from bpmt_ext.data.pickles import read_pose, read_silhouettes
 from bpmt_ext.data.sequencelists import Partition, group_of, held_out, read_partition, some_of
 from bpmt_ext.errors import UserError
 
@@ -55,26 +55,32 @@ class Record:
 
 
 @dataclass
-class PoseReader:
-    """Reads poses for all sets of one data root; remembers every length, and the arrays too when `cache`.
+class Reader:
+    """Reads the sequences for all sets of one data root; remembers every length, and the arrays too when `cache`.
 
-    Remembered arrays stay in the process that read them: a loader worker started by spawn begins without them.
+    They are poses, of so many `joints` where given, or `silhouettes`. Remembered arrays stay in the process that read
+    them: a loader worker started by spawn begins without them.
     """
 
     joints: int | None = None
+    silhouettes: bool = False
     cache: bool = False
     arrays: dict[Path, np.ndarray] = field(default_factory=dict, repr=False)
     lengths: dict[Path, int] = field(default_factory=dict, repr=False)
 
     def read(self, path: Path) -> np.ndarray:
-        """(t, v, c) float32."""
+        """A pose (t, v, c) float32 or silhouettes (t, h, w) uint8."""
         if path in self.arrays:
             return self.arrays[path]
-        array = read_pose(path, self.joints)
+        array = self.fresh(path)
         self.lengths[path] = len(array)
         if self.cache:
             self.arrays[path] = array
         return array
+
+    def fresh(self, path: Path) -> np.ndarray:
+        """As `read`, from the file itself, and not remembered."""
+        return read_silhouettes(path) if self.silhouettes else read_pose(path, self.joints)
 
     def length(self, path: Path) -> int:
         """t of the file; reads it the first time."""
@@ -92,7 +98,7 @@ class SequenceSet:
     """
 
     def __init__(self, records: Sequence[Record], label_set: Collection[str] | None = None,
-                 reader: PoseReader | None = None) -> None:
+                 reader: Reader | None = None) -> None:
         self.records = tuple(records)
         self.label_set = tuple(sorted({r.label for r in self.records} if label_set is None else set(label_set)))
         position = {label: k for k, label in enumerate(self.label_set)}
@@ -103,13 +109,13 @@ class SequenceSet:
         order = np.argsort(self.labels, kind="stable")
         bounds = np.searchsorted(self.labels[order], np.arange(1, len(self.label_set)))
         self.indices_by_label = tuple(np.split(order, bounds)) if self.label_set else ()
-        self.reader = reader or PoseReader()
+        self.reader = reader or Reader()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def read(self, index: int) -> np.ndarray:
-        """(t, v, c) float32 of the first modality in use. A cached array is shared: do not write to it."""
+        """(t, v, c) float32, of silhouettes (t, h, w) uint8, of the first file in use. A cached array is shared: do not write to it."""
         return self.reader.read(self.records[index].paths[0])
 
     def lengths(self) -> np.ndarray:
@@ -210,7 +216,7 @@ def _listed(records: Sequence[Record], partition: Partition, names: Collection[s
     return [r for r in records if (r.place if partition.sequences else r.label) in wanted]
 
 
-def _drop_short(records: list[Record], reader: PoseReader, threshold: int, lenient: bool) -> list[Record]:
+def _drop_short(records: list[Record], reader: Reader, threshold: int, lenient: bool) -> list[Record]:
     """Records with more frames than the threshold; a file that cannot be read stays where `lenient`."""
     if threshold <= 0:
         return records  # every readable pose has at least one frame: nothing to look up
@@ -274,7 +280,7 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
     listed = partition.labels
     root = _root(data.dataset_root)
     found = find_records(root, listed)
-    reader = PoseReader(joints, bool(data.cache))
+    reader = Reader(joints, data.modality == "silhouette", bool(data.cache))
     # a folder of the root that holds no <type>/<view> is something else, the converter's folds for one
     unlisted = [p for p in _folders(root) if p.name not in listed and any(map(_folders, _folders(p)))]
     dropped: Counter[str] = Counter(unlisted_labels=len(unlisted))

@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from statistics import median
 from time import perf_counter, process_time
@@ -16,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bpmt_ext.data.batches import inference_loader
-from bpmt_ext.data.sequences import PoseReader, SequenceSet
+from bpmt_ext.data.sequences import SequenceSet
 from bpmt_ext.engine.loop import Trainer, build_loader
 from bpmt_ext.engine.parts import Run
 
@@ -104,7 +105,7 @@ def sequences_per_second(run: Run, least: float = 1.0, most: int = 64) -> float:
     device, settings = run.world.device, run.settings
     now = process_time if device.type == "cpu" and torch.get_num_threads() == 1 else perf_counter
     network, sampler = run.network.to(device).eval(), settings.evaluator_cfg.sampler.model_dump()
-    reader = PoseReader(run.splits.test.reader.joints, cache=True)
+    reader = replace(run.splits.test.reader, cache=True, arrays={}, lengths={})
     first = SequenceSet(run.splits.test.records[:most], reader=reader)
     loader = inference_loader(first, sampler, run.test_transform)
 

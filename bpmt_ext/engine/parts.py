@@ -32,7 +32,7 @@ class Objective:
     """Network output and labels in, what to call backward on and the figures to log (`loss` first) out.
 
     losses: (name in the logs, loss, {argument: output} that feed it) for networks that classify or embed; empty for
-    pretraining, whose loss is the mean of the network's own.
+    pretraining, whose loss is the network's own: its `loss`, or the mean of its `losses`.
     """
 
     def __init__(self, losses: Sequence[tuple[str, nn.Module, Mapping[str, str]]]) -> None:
@@ -41,7 +41,7 @@ class Objective:
     def __call__(self, out: Mapping[str, Any], labels: Tensor, world: World) -> tuple[Tensor, dict[str, Tensor]]:
         if "losses" in out:
             named = out["losses"]
-            loss = torch.stack(list(named.values())).mean()
+            loss = out["loss"] if "loss" in out else torch.stack(list(named.values())).mean()
             return loss, {"loss": loss.detach(), **{f"part/{name}": value.detach() for name, value in named.items()}}
         zero = torch.zeros((), device=labels.device)
         total, figures = zero, {"loss": zero}

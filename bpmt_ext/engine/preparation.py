@@ -32,6 +32,16 @@ def check_validation(settings: Settings, splits: Splits, method: Method) -> None
             ) from error
 
 
+def check_modality(settings: Settings, network: nn.Module) -> None:
+    """UserError if the network reads silhouettes and the data are poses, or the other way round."""
+    reads, holds = getattr(network, "modality", "pose"), settings.data_cfg.modality
+    if reads != holds:
+        raise UserError(
+            f"{settings.where('data_cfg.modality')}: {settings.model_cfg.model} reads {reads}s, the data are {holds}s; "
+            "take the other kind of data or another network"
+        )
+
+
 def check_channels(run: Run, sequences: SequenceSet) -> None:
     """UserError if the poses have fewer channels than the network's input streams take."""
     needed = getattr(getattr(getattr(run.network, "t1", None), "streams", None), "needed", 0)
@@ -56,22 +66,29 @@ def check_input(run: Run, sequences: SequenceSet, section: str) -> None:
     one = SequenceSet(sequences.records[:1], reader=sequences.reader)
     batch = next(iter(inference_loader(one, {**sampler, "batch_size": 1}, transform)))
     shape, takes = tuple(batch.pose.shape[2:]), tuple(takes)
-    if shape == takes or (len(takes) == len(shape) == 2 and shape[0] == takes[0] and shape[1] > takes[1]):
+    pictures = run.settings.data_cfg.modality == "silhouette"
+    poses = len(takes) == len(shape) == 2 and not pictures
+    if shape == takes or (poses and shape[0] == takes[0] and shape[1] > takes[1]):
         return
     cfg = getattr(run.settings, section).transform
     names = ", ".join(step["type"] for entry in cfg for step in (entry.get("trf_cfg") or [entry])) or "no transform"
-    what = "joints and channels" if len(takes) == 2 else "a frame of shape"
+    what = "joints and channels" if poses else "a frame of shape"
     raise UserError(
         f"{run.settings.where(f'{section}.transform')}: {names} makes {shape} of each frame of "
         f"{sequences.records[0].paths[0]}, {run.settings.model_cfg.model} takes {what} {takes}; correct the transforms "
-        "or data_cfg.joint_format"
+        f"or {'convert the silhouettes anew' if pictures else 'data_cfg.joint_format'}"
     )
+
+
+def wants_fit(network: nn.Module) -> bool:
+    """Whether the network takes statistics from training clips (it has a flag `fitted`) and has none yet."""
+    flags = [value for name, value in network.state_dict().items() if name.rpartition(".")[2] == "fitted"]
+    return bool(flags) and not all(map(bool, flags))
 
 
 def fit_inputs(run: Run, most: int = 512) -> None:
     """Give a network that asks for it its input statistics, from fixed clips of at most `most` training sequences."""
-    fitted = run.network.state_dict().get("t1.streams.fitted")
-    if fitted is None or bool(fitted):
+    if not wants_fit(run.network):
         return
     t, poses, masks = run.settings.trainer_cfg, [], []
     for batch in inference_loader(run.splits.train, clip_sampler(run.settings), run.test_transform, seed=t.seed):

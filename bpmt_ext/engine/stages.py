@@ -27,7 +27,7 @@ from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.logs import log, write_text
 from bpmt_ext.engine.loop import check_training, train
 from bpmt_ext.engine.parts import Objective, Run, classifies, resolved_text, seed_everything, warn_of_changes
-from bpmt_ext.engine.preparation import check_channels, check_input, check_validation
+from bpmt_ext.engine.preparation import check_channels, check_input, check_modality, check_validation
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import LOSSES
 from bpmt_ext.metrics.classification import CLASSIFICATION
@@ -129,6 +129,7 @@ def build_run(
     seed_everything(settings.trainer_cfg.seed, 0, 0)
     classes = len(splits.train.label_set) if classes is None else classes
     network = build_network(name, arguments, skeleton=skeleton, classes=classes, where=settings.where("model_cfg"))
+    check_modality(settings, network)
     if settings.trainer_cfg.sync_BN and world.size > 1 and world.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return Run(

@@ -7,6 +7,7 @@ p parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from bpmt_ext.config import component_arguments
 from bpmt_ext.engine.checkpoint import load_checkpoint, load_stage
+from bpmt_ext.engine.preparation import wants_fit
 from bpmt_ext.errors import UserError
 from bpmt_ext.hosts.components import cut, own_chain, transformed
 from bpmt_ext.registry import Method, build_network
@@ -69,8 +71,10 @@ class Adapter:
         DistributedDataParallel would stop at it. A made-up clip in eval mode tells which;
         the host sets the mode anew."""
         device, skeleton = next(self.net.parameters()).device, self.skeleton
-        pose = torch.linspace(-1, 1, 2 * 8 * skeleton.num_joints * (skeleton.dims + 1), device=device)
-        pose, mask = pose.view(2, 8, skeleton.num_joints, -1), torch.ones(2, 8, dtype=torch.bool, device=device)
+        pictures = getattr(self.net, "modality", "pose") == "silhouette"
+        frame = (64, 64) if pictures else (skeleton.num_joints, skeleton.dims + 1)
+        pose = torch.linspace(0 if pictures else -1, 255 if pictures else 1, 2 * 8 * math.prod(frame), device=device)
+        pose, mask = pose.view(2, 8, *frame), torch.ones(2, 8, dtype=torch.bool, device=device)
         if self.chains[True] is not None:
             keys = torch.zeros(2, len(self.chains[True]), dtype=torch.int64)
             pose, mask = transformed(self.chains[True], pose, mask, keys)
@@ -102,7 +106,8 @@ class Adapter:
             raise UserError(f"a sequence has {files} files in use; choose that of the poses with data_cfg.data_in_use")
         if chain is None:
             (x,), labels, types, views, lengths = super().inputs_pretreament(inputs)
-            pose = x.detach().permute(*self.order, 4)[..., 0]  # the host asks for its gradient; nobody reads that
+            pose = x.detach()  # the host asks for its gradient; nobody reads that
+            pose = pose if pose.ndim == 4 else pose.permute(*self.order, 4)[..., 0]  # silhouettes have four axes
             pose, mask = _masked(pose) if lengths is None else cut(pose[0], lengths)
             return [pose], labels, types, views, mask
         (arrays,), labels, types, views, lengths = inputs
@@ -114,8 +119,7 @@ class Adapter:
 
     def fit_inputs(self, most: int = 512) -> None:
         """A new network's input statistics, from training clips of at most `most` sequences, not augmented."""
-        fitted = self.net.state_dict().get("t1.streams.fitted")
-        if fitted is None or bool(fitted):
+        if not wants_fit(self.net):
             return
         loader = self.train_loader
         rows = np.linspace(0, len(loader.dataset) - 1, min(most, len(loader.dataset))).round().astype(int)
@@ -137,7 +141,8 @@ class Adapter:
     def training_feats(self, out: Mapping[str, Any], labels: Tensor) -> dict[str, Any]:
         """What the host's aggregator gets: arguments by the losses' log_prefix, or in pretraining the loss itself."""
         if self.method.pretraining:
-            return {"reconstruction": torch.stack(list(out["losses"].values())).mean()}
+            loss = out["loss"] if "loss" in out else torch.stack(list(out["losses"].values())).mean()
+            return {"reconstruction": loss}
         cfgs = self.cfgs["loss_cfg"]
         feats = {}
         for cfg in [cfgs] if isinstance(cfgs, Mapping) else cfgs:

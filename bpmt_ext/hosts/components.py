@@ -64,13 +64,15 @@ def host_transform(transform: type[Transform]) -> type:
 
 
 def own_chain(cfgs: Any) -> tuple[Transform, ...] | None:
-    """The steps of a host's `transform` entry if they are all ours, from the one Compose to the host's own
-    SkeletonInput; else None: the host then calls them itself."""
+    """The steps of a host's `transform` entry, one Compose, if they are all ours, but for the host's own SkeletonInput
+    at the end of a chain for poses; else None: the host then calls them itself."""
     if not isinstance(cfgs, list) or len(cfgs) != 1 or cfgs[0]["type"] != "Compose":
         return None
-    *steps, last = cfgs[0].get("trf_cfg") or [{"type": None}]
+    steps = cfgs[0].get("trf_cfg") or [{"type": None}]
+    if steps[-1]["type"] == "SkeletonInput":
+        steps = steps[:-1]
     ours = {f"Bpmt{name}": name for name in TRANSFORMS if name != "Compose"}
-    if last["type"] != "SkeletonInput" or not all(step["type"] in ours for step in steps):
+    if not all(step["type"] in ours for step in steps):
         return None
     own = [{**step, "type": ours[step["type"]]} for step in steps]
     for step in own:

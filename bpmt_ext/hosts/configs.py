@@ -129,7 +129,7 @@ def _evaluator(settings: Settings, host: Host, gpus: int) -> dict[str, Any]:
     return out | {
         "restore_hint": settings.trainer_cfg.total_iter if last else e.restore_hint,
         "sampler": _sampler(settings, host, "evaluator_cfg") | {"batch_size": gpus},
-        "transform": host_transforms(e.transform, _joint_format(settings)),
+        "transform": host_transforms(e.transform, _joint_format(settings), poses=_poses(settings)),
     }
 
 
@@ -217,7 +217,7 @@ def _trainer(settings: Settings, host: Host, gpus: int) -> dict[str, Any]:
         "restore_hint": 0 if t.restore_hint == "auto" else t.restore_hint,
         "save_iter": save_interval(settings),
         "sampler": _sampler(settings, host, "trainer_cfg"),
-        "transform": host_transforms(t.transform, _joint_format(settings)),
+        "transform": host_transforms(t.transform, _joint_format(settings), poses=_poses(settings)),
         **host.trainer,
     }
 
@@ -246,13 +246,15 @@ def _sampler(settings: Settings, host: Host, section: str) -> dict[str, Any]:
     return out
 
 
-def host_transforms(steps: Sequence[Mapping[str, Any]], joint_format: Any) -> list[dict[str, Any]]:
-    """Our transforms for the host's one modality: each by its name there, the host's own layout last.
+def host_transforms(
+    steps: Sequence[Mapping[str, Any]], joint_format: Any, *, poses: bool = True
+) -> list[dict[str, Any]]:
+    """Our transforms for the host's one modality: each by its name there, of `poses` the host's own layout last.
 
     joint_format: what those that must know the joints are told where the config leaves it to the data.
     """
     chain = [_host_transform(step, joint_format) for step in _flat(steps)]
-    return [{"type": "Compose", "trf_cfg": [*chain, {"type": "SkeletonInput"}]}]
+    return [{"type": "Compose", "trf_cfg": [*chain, *([{"type": "SkeletonInput"}] if poses else [])]}]
 
 
 def _flat(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -269,6 +271,10 @@ def _host_transform(step: Mapping[str, Any], joint_format: Any) -> dict[str, Any
         raise UserError(f"transform: type {name!r} is unknown; known are {', '.join(TRANSFORMS)}")
     told = {"joint_format": joint_format} if "joint_format" in inspect.signature(TRANSFORMS[name]).parameters else {}
     return {"type": f"Bpmt{name}", **told, **{key: value for key, value in step.items() if key != "type"}}
+
+
+def _poses(settings: Settings) -> bool:
+    return settings.data_cfg.modality == "pose"
 
 
 def _joint_format(settings: Settings) -> Any:
