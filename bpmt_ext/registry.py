@@ -82,6 +82,12 @@ METHODS: dict[str, Method] = {
     "GaitMixer": Method("bpmt_ext.nets.gaitmixer:GaitMixer", losses=METRIC),
     "GaitFormer": Method("bpmt_ext.nets.gaitmixer:GaitFormer", losses=METRIC),
     "GaitPT": Method("bpmt_ext.nets.gaitpt:GaitPT", losses=METRIC),
+    "LandmarkNet": Method("bpmt_ext.nets.landmarkgait:LandmarkNet"),
+    "ParsingNet": Method("bpmt_ext.nets.landmarkgait:ParsingNet", stages={"t1": ("Backbone.",)}),
+    "LandmarkGait": Method(
+        "bpmt_ext.nets.landmarkgait:LandmarkGait", stages={"t2": ("Backbone.", "refine.", "grouping.")},
+        losses=RETRIEVAL, classes="num_class", classifier=(("Head1.fc_bin", 2),),
+    ),
     "SkeletonGait": Method("bpmt_ext.nets.skeletongait:SkeletonGait", **BNNECK),
 }  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 Whatever depends on the order of the joints is derived from here: graphs, bones, mirror images, parts, drawings.
 Orders, mirrors, parents and parts are those of specs/protocols.md 6 and 7, bpmt.md 1 and 8, baselines.md 1 and
-tlca.md 5. A format that is not here comes from a mapping (YAML): `skeleton_from_mapping`. Pure Python.
+tlca.md 5; landmark25's of landmarkgait.md 3 and 9. A format that is not here comes from a mapping (YAML):
+`skeleton_from_mapping`. Pure Python.
 """
 
 from __future__ import annotations
@@ -162,8 +163,27 @@ _KINECTGAIT20 = Skeleton(
     dims=3, neck=(1,), hip=(11,), head=(0,), hips=(13, 12), shoulders=(3, 2),
 )  # fmt: skip
 
+# A silhouette's landmarks in the order that engine/landmarks.py puts them into. They are no joints: `upper_1` is the
+# topmost of those in the middle of the upper body, wherever a network has put it. Left and right are those of the
+# PICTURE, in a side view back and front; each landmark of a limb hangs from the one above it.
+_LANDMARK25 = Skeleton(
+    name="landmark25",
+    joints=tuple(
+        "head_1 head_2 upper_1 upper_2 upper_3 upper_4 lower_1 left_upper_1 left_upper_2 left_upper_3 right_upper_1 "
+        "right_upper_2 right_upper_3 left_lower_1 left_lower_2 left_lower_3 left_lower_4 left_lower_5 left_lower_6 "
+        "right_lower_1 right_lower_2 right_lower_3 right_lower_4 right_lower_5 right_lower_6".split()
+    ),
+    **_tree(
+        "1-0 2-1 2-3 3-4 4-5 5-6 2-7 7-8 8-9 2-10 10-11 11-12 6-13 13-14 14-15 15-16 16-17 17-18 6-19 19-20 20-21 "
+        "21-22 22-23 23-24", 25, 2,
+    ),
+    mirror=_swapped(_pairs("7-10 8-11 9-12 13-19 14-20 15-21 16-22 17-23 18-24"), 25),
+    parts=(tuple(range(7)), (7, 8, 9), (10, 11, 12), tuple(range(13, 19)), tuple(range(19, 25))),
+    dims=2, neck=(2,), hip=(6,), head=(0, 1), hips=(13, 19), shoulders=(7, 10),
+)  # fmt: skip
+
 SKELETONS: Mapping[str, Skeleton] = MappingProxyType(
-    {s.name: s for s in (_COCO17, _OPENPOSE18, _PENN13, _NTU25, _KINECT20, _KINECTGAIT20)}
+    {s.name: s for s in (_COCO17, _OPENPOSE18, _PENN13, _NTU25, _KINECT20, _KINECTGAIT20, _LANDMARK25)}
 )
 _ALIASES = {
     "coco": "coco17", "openpose": "openpose18", "alphapose": "openpose18", "alphapose18": "openpose18",
