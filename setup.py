@@ -21,7 +21,7 @@ setup(
     package_data={
         "bpmt_ext.configs": ["**/*.yaml"],
         "bpmt_ext.datasets": ["**/*.json", "**/*.md", "**/*.txt"],
-        "bpmt_ext.report": ["published.yaml"],
+        "bpmt_ext.report": ["published.yaml", "page.css", "page.js"],
     },
     include_package_data=False,
     entry_points={"console_scripts": ["bpmt = bpmt_ext.cli:main"]},
@@ -33,6 +33,7 @@ setup(
         "tqdm>=4.60",
         "tensorboard>=2.14",
         "matplotlib>=3.8",
+        "pillow>=10.0",
         "scipy>=1.11",
         "pytorch-metric-learning>=2.5",
         "kornia>=0.7.3",

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpmt_ext import __version__
+from bpmt_ext.cli_people import add_people
+from bpmt_ext.cli_pictures import add_pictures
+from bpmt_ext.cli_report import add_report
 from bpmt_ext.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,6 +105,16 @@ def _check_data(args: argparse.Namespace) -> int:
     return run(settings)
 
 
+def _landmarks(args: argparse.Namespace) -> int:
+    settings = _settings(args)
+    from bpmt_ext.engine.landmarks import run
+
+    return run(
+        settings, output=Path.cwd() / "output", out=args.output.expanduser().absolute(), iteration=args.iter or None,
+        trust=args.trust_checkpoint,
+    )  # fmt: skip
+
+
 def _demo(args: argparse.Namespace) -> int:
     from bpmt_ext.engine.demo import run
 
@@ -110,21 +123,20 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     from bpmt_ext.engine.compare import Options, run
-    from bpmt_ext.metrics.yardsticks import YARDSTICKS
 
     def path(value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
     if not args.report and not args.cfgs:
         raise UserError("compare: no config is given; name at least one with --cfgs, or print what is there: --report")
-    named = YARDSTICKS if args.yardsticks == [] else args.yardsticks or ()
+    named = ("all",) if args.yardsticks == [] else tuple(args.yardsticks or ())
     return run(Options(
         out=args.out.expanduser().absolute(), cfgs=tuple(args.cfgs), axes=path(args.axes), opts=tuple(args.opts),
         seeds=tuple(dict.fromkeys(args.seeds)), folds=args.folds, fold=tuple(dict.fromkeys(args.fold)),
         fold_dir=path(args.fold_dir), inner=args.inner, root=path(args.root),
         tests={name: path(Path(value)) for name, value in args.test}, minutes=args.minutes or 0.0,
         iterations=args.iterations or 0, split={name: _share(name, value) for name, value in args.split},
-        budget_from=path(args.budget_from), untrained=args.untrained, yardsticks=tuple(named),
+        budget_from=path(args.budget_from), untrained=args.untrained, yardsticks=named,
         reference=args.reference, form=args.format, report=args.report, threads=args.threads,
         plugins=tuple(args.plugin),
     ))  # fmt: skip
@@ -210,6 +222,10 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-data", help="open every file of a config's data once and report")
     _add_config(check)
     check.set_defaults(handler=_check_data)
+    landmarks = commands.add_parser("landmarks", help="turn silhouettes into poses by a trained landmark network")
+    _add_run(landmarks)
+    landmarks.add_argument("--output", required=True, type=Path, metavar="DIR", help="the folder of the new data set")
+    landmarks.set_defaults(handler=_landmarks)
     _add_compare(commands)
     fuse = commands.add_parser("fuse", help="average and score the saved predictions of several networks of actions")
     fuse.add_argument(
@@ -221,6 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--out", type=Path, metavar="DIR", help="also write results.json, predictions.npz, confusion.png")
     fuse.set_defaults(handler=_fuse)
     _add_hosts(commands)
+    add_people(commands, _settings)
+    add_report(commands)
+    add_pictures(commands, _settings)
     return parser
 
 

@@ -73,6 +73,10 @@ METHODS: dict[str, Method] = {
         "bpmt_ext.nets.tlca:TLCA", stages={"t1": ("t1.",)}, losses=RETRIEVAL, classes="num_class",
         classifier=(("head.classifier.weight", 0), ("head.classes", 1)),
     ),
+    "IIPTransformer": Method(
+        "bpmt_ext.nets.iip_action:IIPTransformer", losses={"CrossEntropyLoss": {"logits": "logits"}},
+        classes="num_class", classifier=(("head.classifier.weight", 0),),
+    ),
     # names and model_cfg keys of FastPoseGait; num_class of GaitGraph and GaitTR is the width of the embedding
     "GaitGraph1": Method("bpmt_ext.nets.gaitgraph:GaitGraph1", losses=METRIC),
     "GaitGraph2": Method("bpmt_ext.nets.gaitgraph:GaitGraph2", losses=METRIC),
@@ -86,7 +90,7 @@ METHODS: dict[str, Method] = {
     "ParsingNet": Method("bpmt_ext.nets.landmarkgait:ParsingNet", stages={"t1": ("Backbone.",)}),
     "LandmarkGait": Method(
         "bpmt_ext.nets.landmarkgait:LandmarkGait", stages={"t2": ("Backbone.", "refine.", "grouping.")},
-        losses=RETRIEVAL, classes="num_class", classifier=(("Head1.fc_bin", 2),),
+        losses=RETRIEVAL, classes="num_class", classifier=(("Head1.fc_bin", 2), ("BNNecks.fc_bin", 2)),
     ),
     "SkeletonGait": Method("bpmt_ext.nets.skeletongait:SkeletonGait", **BNNECK),
 }  # fmt: skip

@@ -148,7 +148,7 @@ def make_walkers(identities: Sequence[int] | NDArray[np.int64], *, seed: int) ->
         raise UserError(f"identity {numbers.min()}..{numbers.max()} asked for: use numbers from 0 to {IDENTITIES - 1}.")
     columns = 2 + len(_LIMBS)
     # Camera 0 does not exist: its stream belongs to the person.
-    draws = [_stream(seed, i).standard_normal(columns + len(_CHANNELS) * _WIDE) for i in numbers.tolist()]
+    draws = [stream(seed, i).standard_normal(columns + len(_CHANNELS) * _WIDE) for i in numbers.tolist()]
     normal = np.array(draws).reshape(len(numbers), -1)
     ratio, spread = np.array(list(_LIMBS.values())).T
     height = 1.72 + 0.09 * np.clip(normal[:, :1], -2.5, 2.5)
@@ -160,7 +160,7 @@ def make_walkers(identities: Sequence[int] | NDArray[np.int64], *, seed: int) ->
     return Walkers(numbers, limbs, cadence, curves)
 
 
-def _stream(seed: int, identity: int, camera: int = 0, sequence: int = 0) -> np.random.Generator:
+def stream(seed: int, identity: int, camera: int = 0, sequence: int = 0) -> np.random.Generator:
     """The one source of chance: independent streams by number."""
     return np.random.default_rng([seed, identity, camera, sequence])
 
@@ -178,6 +178,11 @@ def _turn(degrees: Array, axis: str) -> Array:
 
 def walk_3d(walkers: Walkers, index: int, frames: int, rng: np.random.Generator) -> Array:
     """One walk of walkers[index], along x with its middle at x = 0: (frames, 17, 3) metres, the ground at z = 0."""
+    return walk_with_feet(walkers, index, frames, rng)[:, :17]
+
+
+def walk_with_feet(walkers: Walkers, index: int, frames: int, rng: np.random.Generator) -> Array:
+    """The same with left heel and toe, right heel and toe behind the joints: (frames, 21, 3)."""
     normal = rng.standard_normal((len(_CHANNELS), _WIDE))
     curves = _vary(walkers.curves[index], normal, _WALK_POSTURE, _WALK_MOTION)
     cadence = walkers.cadence[index] * np.exp(_WALK_CADENCE * rng.standard_normal())
@@ -189,7 +194,7 @@ def walk_3d(walkers: Walkers, index: int, frames: int, rng: np.random.Generator)
 
 
 def _pose(angle: Array, limb: dict[str, float]) -> Array:
-    """Angles (23, t), limb lengths -> joints (t, 17, 3)."""
+    """Angles (23, t), limb lengths -> joints, then heel and toe of either side (t, 21, 3)."""
     frames, two = angle.shape[1], len(_TWO)
     left, right = (dict(zip(_TWO, rows, strict=True)) for rows in (angle[:two], angle[two : 2 * two]))
     axial = dict(zip(_AXIAL, angle[2 * two :], strict=True))
@@ -214,7 +219,8 @@ def _pose(angle: Array, limb: dict[str, float]) -> Array:
         joints[:, 15 + side] = ankle = knee + shank @ (0.0, 0.0, -limb["shank"])
         foot = shank @ _turn(-name["ankle"], "y")
         contact += [ankle + foot @ (reach, 0.0, -limb["ankle"]) for reach in (-limb["heel"], limb["toe"])]
-    return joints + _carry(np.stack(contact, 1), axial["sway"] / 100)[:, None]
+    feet = np.stack(contact, 1)
+    return np.concatenate((joints, feet), 1) + _carry(feet, axial["sway"] / 100)[:, None]
 
 
 def _flexed(degrees: Array) -> Array:
@@ -236,10 +242,21 @@ def _carry(contact: Array, sway: Array) -> Array:
 
 def make_camera(number: int, *, seed: int) -> Camera:
     """Camera `number` (from 1) of the scene: its place depends on (seed, number) alone."""
-    rng = _stream(seed, IDENTITIES, number)  # no person has this number
+    rng = stream(seed, IDENTITIES, number)  # no person has this number
     # Steps of the golden angle: any number of cameras stands all round.
-    azimuth = (_stream(seed, IDENTITIES).uniform(0, 360) + 137.5 * number) % 360
+    azimuth = (stream(seed, IDENTITIES).uniform(0, 360) + 137.5 * number) % 360
     return Camera(azimuth, rng.uniform(3, 15), rng.uniform(8, 12))
+
+
+def project(points: Array, camera: Camera, rng: np.random.Generator) -> tuple[Array, Array, float]:
+    """Points (t, v, 3) metres as the camera, set up anew for every walk, sees them: x to the right and y down in pixels
+    (t, v, 2), depth (t, v) metres, focal length in pixels."""
+    azimuth, elevation = camera.azimuth + rng.normal(0, 6), camera.elevation + rng.normal(0, 1.5)
+    # Camera axes: away from it (depth), to the right in the image, down in the image.
+    turned = (points - (0.0, 0.0, 0.9)) @ _turn(np.float64(azimuth), "z") @ _turn(np.float64(elevation), "y").T
+    depth = camera.distance * np.exp(rng.normal(0, 0.1)) - turned[..., 0]
+    focal = rng.uniform(1200, 2000)
+    return focal * np.stack((turned[..., 1], -turned[..., 2]), -1) / depth[..., None], depth, focal
 
 
 # Noise of the estimator, joint by joint, in shares of the person's height in the image.
@@ -252,11 +269,7 @@ def observe(joints: Array, camera: Camera, rng: np.random.Generator) -> tuple[ND
     """What an estimator reports: joints (t, 17, 3) metres -> x, y, confidence (t, 17, 3) in pixels of the crop, and the
     width and height of each frame's crop (t, 2). A lost joint is (0, 0, 0)."""
     frames, count = len(joints), len(_NOISE)
-    azimuth, elevation = camera.azimuth + rng.normal(0, 6), camera.elevation + rng.normal(0, 1.5)
-    # Camera axes: away from it (depth), to the right in the image, down in the image.
-    turned = (joints - (0.0, 0.0, 0.9)) @ _turn(np.float64(azimuth), "z") @ _turn(np.float64(elevation), "y").T
-    depth = camera.distance * np.exp(rng.normal(0, 0.1)) - turned[..., 0]
-    image = rng.uniform(1200, 2000) * np.stack((turned[..., 1], -turned[..., 2]), -1) / depth[..., None]  # (t, v, 2)
+    image, depth, _ = project(joints, camera, rng)
     low, high = image.min(1), image.max(1)
     height = (high - low)[:, 1:]  # (t, 1)
 
@@ -282,7 +295,7 @@ def make_sequence(
     walkers: Walkers, index: int, camera: int, sequence: int, *, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Walk `sequence` of walkers[index] before `camera` (from 1): key points (t, 17, 3), crops (t, 2), t = 40..120."""
-    rng = _stream(seed, int(walkers.identities[index]), camera, sequence)
+    rng = stream(seed, int(walkers.identities[index]), camera, sequence)
     frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     return observe(walk_3d(walkers, index, frames, rng), make_camera(camera, seed=seed), rng)
 
@@ -315,7 +328,7 @@ def _write_partition(
     each test identity, its camera and walk drawn by (seed, identity)."""
     labels, probes = [f"{index:04d}" for index in range(train + test)], []
     for index in range(train, train + test):
-        rng = _stream(seed, index, 0, 1)
+        rng = stream(seed, index, 0, 1)
         probes.append(f"{labels[index]}-camid{rng.integers(cameras) + 1}_videoid{rng.integers(sequences) + 1}-seq0")
     lists = {"TRAIN_SET": labels[:train], "TEST_SET": labels[train:]} | ({"PROBE_SET": probes} if with_probes else {})
     write_bytes(path, json.dumps(lists, indent=1).encode() + b"\n")

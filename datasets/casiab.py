@@ -17,18 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpmt_ext.data.benchmarks import CASIAB as BENCHMARK
+from bpmt_ext.data.benchmarks import CASIAB_LEVELS as _LEVELS
 from bpmt_ext.data.convert import Job, Raw, add_arguments, convert_and_report, run_entry
-from bpmt_ext.data.partitions import Benchmark
 from bpmt_ext.data.posearrays import doubts
 from bpmt_ext.data.posetexts import COCO_JOINTS, Span, index_csv, read_csv_rows
 from bpmt_ext.data.rawtree import entered, find_pickles, read_picked
 from bpmt_ext.errors import UserError
 
-TYPES = tuple(f"{status}-{i:02d}" for status, count in (("nm", 6), ("bg", 2), ("cl", 2)) for i in range(1, count + 1))
-VIEWS = tuple(f"{angle:03d}" for angle in range(0, 181, 18))
-IDS = tuple(f"{i:03d}" for i in range(1, 125))
-BENCHMARK = Benchmark(IDS[:74], IDS[74:], lambda label: (f"{kind}/{view}" for kind in TYPES for view in VIEWS))
-_LEVELS = tuple(re.compile("|".join(names)) for names in (IDS, TYPES, VIEWS))
 _SEQUENCE = re.compile(r"(\d{3})-([a-z]{2}-\d{2})-(\d{3})")
 _LAYOUT = "<id 001-124>/<nm-01..06 | bg-01..02 | cl-01..02>/<view 000-180>/<view>.pkl"
 _CSV, _ROW = "casia-b_pose_coco.csv", "<id>-<status>-<number>-<view>/<frame>"

@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import re
 from collections.abc import Sequence
 
+from bpmt_ext.data.benchmarks import CCPG as BENCHMARK
+from bpmt_ext.data.benchmarks import CCPG_LEVELS as _LEVELS
 from bpmt_ext.data.convert import add_arguments, convert_and_report, run_entry
-from bpmt_ext.data.partitions import Benchmark
 from bpmt_ext.data.posetexts import COCO_JOINTS
 from bpmt_ext.data.rawtree import FROM_DOCUMENTATION, entered, find_pickles, read_picked
 
-IDS = tuple(f"{i:03d}" for i in range(200))
-TYPES = ("U0_D0", "U0_D0_BG", "U0_D3", "U1_D0", "U1_D1", "U2_D2", "U3_D3")
-BENCHMARK = Benchmark(IDS[:100], IDS[100:], lambda label: TYPES)
-_LEVELS = (re.compile("|".join(IDS)), re.compile(r"U\d_D\d(_BG)?"), re.compile(r"[A-Za-z0-9][\w.\-]*"))
 _LAYOUT = "<id 000-199>/U<a>_D<b>[_BG]/<camera>_<...>/*.pkl"
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bpmt_ext.data.convert import Job, Raw, add_arguments, convert_and_report, finite_frames, run_entry
+from bpmt_ext.data.convert import Job, Raw, add_arguments, convert_and_report, run_entry
+from bpmt_ext.data.forms import finite_frames
 from bpmt_ext.data.rawtree import entered, nothing_found
 from bpmt_ext.errors import UserError
 

@@ -20,24 +20,17 @@ from pathlib import Path
 
 import numpy as np
 
+from bpmt_ext.data.benchmarks import OUMVLP as BENCHMARK
+from bpmt_ext.data.benchmarks import OUMVLP_SESSIONS, OUMVLP_VIEWS
 from bpmt_ext.data.convert import Job, Raw, add_arguments, convert_and_report, run_entry
-from bpmt_ext.data.partitions import Benchmark
 from bpmt_ext.data.posejson import read_json_folder
 from bpmt_ext.data.posetexts import list_files
 from bpmt_ext.data.rawtree import descend, entered, nothing_found
 
-VIEWS = tuple(f"{angle:03d}" for angle in (*range(0, 91, 15), *range(180, 271, 15)))
-SESSIONS = ("00", "01")
-_ALL = range(1, 10308)
-_TRAIN = range(1, 10306, 2)
-BENCHMARK = Benchmark(
-    tuple(f"{i:05d}" for i in _TRAIN), tuple(f"{i:05d}" for i in _ALL if i not in _TRAIN),
-    lambda label: (f"{session}/{view}" for session in SESSIONS for view in VIEWS),
-)  # fmt: skip
 TO_COCO = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)  # OpenPose's index of each COCO joint
 _RAW_JOINTS = 18
 _ID = re.compile(r"\d{5}")
-_SEQUENCE = re.compile(f"({'|'.join(VIEWS)})_({'|'.join(SESSIONS)})")
+_SEQUENCE = re.compile(f"({'|'.join(OUMVLP_VIEWS)})_({'|'.join(OUMVLP_SESSIONS)})")
 _FRAME = re.compile(r"([0-9]{1,15})_keypoints?\.json")
 _LAYOUT = "<id, 5 digits>/<view>_<session>/<frame>_keypoint.json"
 

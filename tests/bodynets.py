@@ -24,6 +24,13 @@ def lengths(*real: int, frames: int) -> Tensor:
     return torch.arange(frames) < torch.tensor(real)[:, None]
 
 
+def stirred(module: nn.Module) -> nn.Module:
+    """In float64 and eval mode, with biases and scales of all values."""
+    for parameter in module.double().eval().parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return module
+
+
 def plain_layer(mine: GroupedEncoderLayer) -> nn.TransformerEncoderLayer:
     """torch's own layer with the same weights."""
     d, f = mine.up.weight.shape[1:]

@@ -22,6 +22,7 @@ from bpmt_ext.config import Settings, load_settings
 from bpmt_ext.hosts.checkouts import HOSTS, NEEDED
 from bpmt_ext.hosts.configs import host_config
 from bpmt_ext.losses import CrossEntropyLoss, TripletLoss
+from bpmt_ext.registry import METHODS
 
 SMALL = [
     "data_cfg.num_workers=0", "data_cfg.validation=0", "model_cfg.width=16", "model_cfg.layers=1", "model_cfg.heads=2",
@@ -34,7 +35,9 @@ OTHERS = {
     "TLCA_T1": "tlca/tlca_g38_t1", "TLCA": "tlca/tlca_g38", "gpgait": "gpgait/gpgait_g38",
     "GPGait_PlusPlus": "gpgait++/gpgait++_g38", "GaitMixer": "gaitmixer/gaitmixer_g38",
     "GaitFormer": "gaitmixer/gaitformer_g38", "GaitPT": "gaitpt/gaitpt_g38",
-    "SkeletonGait": "skeletongait/skeletongait_g38",
+    "SkeletonGait": "skeletongait/skeletongait_g38", "LandmarkNet": "landmarkgait/LandmarkGait_Silh_to_Landmark_psymo",
+    "ParsingNet": "landmarkgait/LandmarkGait_Landmark_to_Parsing_psymo",
+    "LandmarkGait": "landmarkgait/LandmarkGait_Recognition_psymo",
 }  # fmt: skip
 TRIPLET_ONLY = "loss_cfg=[{type: TripletLoss, margin: 9.0, log_prefix: triplet}]"
 
@@ -185,7 +188,7 @@ class Host(SimpleNamespace):
             cfgs[section] |= values
         if "stages" not in changes.get("model_cfg", {}):
             cfgs["model_cfg"]["stages"] = {}
-        return self.models[name](cfgs, training, sequences())
+        return self.models[name](cfgs, training, walks(name))
 
 
 def running(package: str, monkeypatch: pytest.MonkeyPatch) -> Host:
@@ -217,6 +220,23 @@ def sequences(n: int = 12) -> list[tuple[np.ndarray, int]]:
         pose[3 + i % 5, i % 17] = 0  # a lost joint
         pose[0, 4] = pose[18, 4] = 0  # and one at either end
     return [(pose[: 20 + 7 * i % 21], i // 3) for i, pose in enumerate(poses)]
+
+
+def silhouettes(n: int) -> list[tuple[np.ndarray, int]]:
+    """n made-up clips of 20 to 40 frames, a disc that moves, uint8 (t, 64, 64), and who it is (n / 3 people)."""
+    t, row, column = np.ogrid[:40, :64, :64]
+    made = []
+    for i in range(n):
+        place = 32 + 8 * np.sin(t * (1 + i % 3) / 5 + i)
+        inside = (row - 20 - i) ** 2 + (column - place) ** 2 < (10 + i) ** 2
+        made.append(((255 * inside).astype(np.uint8)[: 20 + 7 * i % 21], i // 3))
+    return made
+
+
+def walks(name: str, n: int = 12) -> list[tuple[np.ndarray, int]]:
+    """What the network of that name reads."""
+    pictures = getattr(METHODS[name].network(), "modality", "pose") == "silhouette"
+    return silhouettes(n) if pictures else sequences(n)
 
 
 def write_checkout(root: Path, package: str, *, repository: bool = True) -> Path:

@@ -206,7 +206,19 @@ def test_compare(here: Path, capsys: pytest.CaptureFixture) -> None:
     files = sorted(here.glob("compared/cells/*/*/predictions-made-up.npz"))
     assert len(files) == 2 and main(["fuse", *map(str, files)]) == 0
     assert main(["compare", "--cfgs", "tlca.yaml@scratch", *out, "--yardsticks", "cadence"]) == 2
-    assert "name no class" in capsys.readouterr().err
+    assert "cadence: it measures poses and these data are actions" in capsys.readouterr().err
+
+
+def test_a_yardstick_stands_beside_the_methods(here: Path, capsys: pytest.CaptureFixture) -> None:
+    out = ["--out", "compared", "--iterations", "1", "--format", "text"]
+    assert main(["compare", "--cfgs", "tlca.yaml@scratch", "--yardsticks", *out]) == 0
+    assert "yardstick: nearest clip" in capsys.readouterr().out
+    results = json.loads((here / "compared/results.json").read_text())
+    (cell,) = (one for one in results["cells"] if one["model"] is None)
+    assert set(cell["scores"]["made-up"]["metrics"]) == set(METRICS) and cell["seed"] is None
+    assert cell["scores"]["made-up"]["metrics"]["top5"] == 100 and cell["scores"]["made-up"]["probes"]["valid"] == 6
+    kept = [sorted(np.load(file)["name"]) for file in here.glob("compared/cells/*/*/per_probe-made-up.npz")]
+    assert len(kept) == 2 and kept[0] == kept[1], "what a paired difference needs"
 
 
 def refused(here: Path, capsys: pytest.CaptureFixture, lists: dict[str, Sequence[str]], *opts: str) -> str:

@@ -13,6 +13,7 @@ from bpmt_ext.data.actions import (
     CenterCrop,
     CenterOn,
     DropJoints,
+    PartMask,
     Rotate2D,
     Rotate3D,
     ScaleAxes,
@@ -29,7 +30,7 @@ from bpmt_ext.skeletons import get_skeleton, of_bodies
 NTU, PENN = get_skeleton("ntu25"), get_skeleton("penn13")
 ALL: dict[str, Transform] = {
     "crop": TemporalCrop(16, 0.4, 0.9), "centre": CenterCrop(16, 0.8), "drop": DropJoints(0.7, "joint", 0.2, 0.5, NTU),
-    "parts": DropJoints(0.7, "part", 0.4, 1.0, NTU), "turn": Rotate3D((0.3, 0.5, 0.1), NTU),
+    "parts": DropJoints(0.7, "part", 0.4, 1.0, NTU), "part": PartMask(0.7, NTU), "turn": Rotate3D((0.3, 0.5, 0.1), NTU),
     "scale": ScaleAxes(0.5, 1.5, NTU), "shear": Shear(0.3, NTU), "first": CenterOn("spine_mid", "first", NTU),
     "each": CenterOn("hip", "each", NTU), "box": UnitBox(False, NTU), "even": UnitBox(True, NTU),
 }  # fmt: skip

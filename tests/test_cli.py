@@ -148,7 +148,7 @@ def test_a_comparison_as_the_readme_asks_for_it(tmp_path: Path, monkeypatch: pyt
     last = asked[-1]
     assert (last.folds, last.untrained, last.seeds, last.minutes, last.split) == (5, True, (0, 1), 3.0, {"t1": 0.5})
     assert last.tests == {"K-full": tmp_path / "K15", "K-2s": tmp_path / "K2S"} and last.root == tmp_path / "K15"
-    assert last.fold_dir == tmp_path / "f" and "bone_lengths" in last.yardsticks
+    assert last.fold_dir == tmp_path / "f" and last.yardsticks == ("all",)
     assert asked[lines.index(of_two_sets)].yardsticks == ()
     assert main(["compare", "--out", "x"]) == 2
     for wrong in (["--minutes", "0"], ["--minutes", "1", "--iterations", "2"], ["--test", "K15"], ["--seeds", "-1"]):

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from conftest import walking
+from standin import silhouettes
 from torch import Tensor
 
 from bpmt_ext.cli import host_main
@@ -38,11 +40,12 @@ CLASSES, FRAMES = 6, 12  # of classes and of frames as many as show that it work
 
 
 def loaded(path: Path, root: Path) -> Settings:
-    """The settings; a classifier of thousands of people is made narrow."""
+    """The settings; a classifier of thousands of people is made narrow, and a very deep encoder shallow."""
     settings = load_settings(FOLDER / path, root=root)
-    classes = get_method(settings.model_cfg.model).classes
-    wide = classes is not None and (settings.model_cfg.free.get(classes) or 0) > CLASSES
-    return load_settings(FOLDER / path, [f"model_cfg.{classes}={CLASSES}"], root) if wide else settings
+    free, classes = settings.model_cfg.free, get_method(settings.model_cfg.model).classes
+    opts = [f"model_cfg.{classes}={CLASSES}"] if classes is not None and (free.get(classes) or 0) > CLASSES else []
+    opts += ["model_cfg.layers=2"] if settings.model_cfg.model.startswith("TLCA") and free["layers"] > 8 else []
+    return load_settings(FOLDER / path, opts, root) if opts else settings
 
 
 def built(settings: Settings) -> Run:
@@ -61,6 +64,9 @@ def transformed(settings: Settings, section: str) -> tuple[Tensor, Tensor]:
     frames, mask = FrameSelection(**chosen).select(torch.full((4,), length), Draws.at(0, 0, range(4)))
     pose = walking(4, length, skeleton.num_joints, skeleton.dims + 1)
     pose[..., : skeleton.dims] = 40 * pose[..., : skeleton.dims] + 100
+    if settings.data_cfg.modality == "silhouette":
+        clip = torch.from_numpy(np.stack([clip[:20] for clip, _ in silhouettes(4)]))  # (4, 20, 64, 64)
+        pose = clip[:, torch.arange(length) % 20]
     pose = pose[torch.arange(4)[:, None], frames]
     return build_transform(cfg.transform, skeleton).reframe(pose, mask, Draws.at(0, 0, range(4)))
 
@@ -138,7 +144,7 @@ def test_a_config_agrees_with_its_stages(path: Path, tmp_path: Path) -> None:
     assert set(settings.model_cfg.stages) <= set(method.stages)
     for name, file in settings.model_cfg.stages.items():
         assert Path(file).is_file(), file
-        stage = load_settings(file, root=tmp_path)
+        stage = loaded(Path(file), tmp_path)
         assert stage.data_cfg == settings.data_cfg
         theirs = built(stage).network.state_dict()
         mine, other = (

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpmt_ext.data import convert
+from bpmt_ext.data.benchmarks import CCPG_TYPES
 from bpmt_ext.data.convert import Job, Raw
 from bpmt_ext.data.partitions import Benchmark, missing
 from bpmt_ext.data.pickles import read_pose, write_pickle
@@ -130,7 +131,7 @@ def grew_raw(root: Path) -> Path:
 
 
 def ccpg_raw(root: Path) -> Path:
-    for i, (label, kind) in enumerate((label, kind) for label in ("000", "099", "100") for kind in CCPG.TYPES[:3]):
+    for i, (label, kind) in enumerate((label, kind) for label in ("000", "099", "100") for kind in CCPG_TYPES[:3]):
         put(root / label / kind / "03_0_0" / "00-pose.pkl", walk(i))
     return root
 
@@ -412,9 +413,9 @@ def test_grew_bad_input(tmp_path: Path, capsys) -> None:
 
 def test_ccpg_and_sustech1k_choose_the_file_and_say_where_the_layout_is_from(tmp_path: Path, capsys) -> None:
     raw = ccpg_raw(tmp_path / "ccpg")
-    view = raw / "000" / CCPG.TYPES[0] / "03_0_0"
+    view = raw / "000" / CCPG_TYPES[0] / "03_0_0"
     put(view / "01-sils.pkl", np.zeros((5, 64, 64)))  # the other is told by its name
-    put(raw / "000" / CCPG.TYPES[1] / "03_0_0" / "00-pose.pkl", walk(0)[..., [1, 0, 2]])
+    put(raw / "000" / CCPG_TYPES[1] / "03_0_0" / "00-pose.pkl", walk(0)[..., [1, 0, 2]])
     assert run(CCPG, raw, tmp_path / "a") == 0
     printed = capsys.readouterr().out
     assert "layout was taken from documentation" in printed and "2 of 100 TRAIN_SET labels and 1 of 100" in printed

@@ -12,7 +12,7 @@ import torch
 from conftest import walking
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from standin import Host, running
+from standin import Host, running, silhouettes
 
 from bpmt_ext.data.transforms import TRANSFORMS
 from bpmt_ext.draws import Draws
@@ -52,6 +52,9 @@ def test_a_transform_in_the_host_gives_our_numbers(host: Host, name: str, kind: 
         defaults |= {"probability": 1.0} if "probability" in defaults else {}
         pose = TRANSFORMS["SkeletonMaps"](cut=0)(
             torch.from_numpy(200 * pose)[None].float(), torch.ones(1, 9, dtype=torch.bool))[0].numpy().astype(kind)
+    if ours.__module__ == "bpmt_ext.data.silhouette_transforms":
+        defaults |= {"probability": 1.0} if "probability" in defaults else {}
+        pose = silhouettes(1)[0][0][:9].astype(kind)
     pose[2, 3 % pose.shape[1]] = 0  # a lost joint
     before = pose.copy()
     np.random.seed(4)

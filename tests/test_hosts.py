@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import walking
-from standin import OTHERS, STAGES, TRIPLET_ONLY, Host, load, running, sequences
+from standin import OTHERS, STAGES, TRIPLET_ONLY, Host, load, running, sequences, walks
 
 from bpmt_ext.config import load_settings
 from bpmt_ext.data.transforms import build_transform
@@ -220,7 +220,7 @@ def test_names_of_the_host_and_of_others_stay_theirs(host: Host) -> None:
 
 def test_every_network_is_one_of_a_hosts_or_tried_here() -> None:
     for package, host in HOSTS.items():
-        assert set(METHODS) - {"BPMTAction"} <= {*host.models, *STAGES, *OTHERS}, package
+        assert set(METHODS) - {"BPMTAction", "IIPTransformer"} <= {*host.models, *STAGES, *OTHERS}, package
         with pytest.raises(UserError, match="ranks and names no class"):  # what BPMTAction is tested by
             host_config(load_settings("configs/bpmt/bpmt_penn.yaml"), host, classes=15)
 
@@ -233,7 +233,7 @@ def test_the_other_networks_train_and_are_tested_there(host: Host, name: str) ->
         return
     model = host.model(name)
     host.models[name].run_train(model)
-    out = model(model.inputs_pretreament(model.collate(sequences())))
+    out = model(model.inputs_pretreament(model.collate(walks(name))))
     total = model.total(out["training_feat"])
     total.backward()
     assert total.isfinite()
@@ -241,8 +241,8 @@ def test_the_other_networks_train_and_are_tested_there(host: Host, name: str) ->
     model = host.model(name, training=False)
     transform = build_transform(load(name).evaluator_cfg.transform, get_skeleton("coco17"))
     with torch.no_grad():
-        together = model(model.inputs_pretreament(model.collate(sequences(3))))["inference_feat"]["embeddings"]
-        for row, (pose, _) in enumerate(sequences(3)):
+        together = model(model.inputs_pretreament(model.collate(walks(name, 3))))["inference_feat"]["embeddings"]
+        for row, (pose, _) in enumerate(walks(name, 3)):
             x = torch.from_numpy(pose).float()[None]
             x, mask = transform.reframe(x, torch.ones(x.shape[:2], dtype=torch.bool))
             engine = model.net.embed(x, mask) if METHODS[name].pretraining else model.net(x, mask)["embedding"]

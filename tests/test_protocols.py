@@ -29,6 +29,8 @@ SUSTECH = {"Normal": ["01-nm"], "Bag": ["bg"], "Clothing": ["cl"], "Carrying": [
            "Uniform": ["uf"], "Occlusion": ["oc"], "Night": ["nt"], "Overall": ["01", "02", "03", "04"]}  # fmt: skip
 CCPG = {"CL": (["U0_D0_BG", "U0_D0"], ["U1_D1", "U2_D2", "U3_D3"]), "UP": (["U3_D3"], ["U0_D3"]),
         "DN": (["U1_D0"], ["U1_D1"]), "BG": (["U0_D0_BG"], ["U0_D0"])}  # fmt: skip
+PSYMO = {"NM": ["nm-02"], **{name.upper(): [f"{name}-01"] for name in ("bg", "cl", "ph", "txt", "wsf", "wss")}}
+PSYMO["Overall"] = [kind for kinds in PSYMO.values() for kind in kinds]
 
 # data set -> (protocol, all types, {condition: (is probe, is gallery)}, views); of CCPG the camera is the view
 RULES = {
@@ -46,6 +48,13 @@ RULES = {
                   ["000", "045"]),
     "CCPG": ("evaluate_CCPG", ["U0_D0_BG", "U0_D0", "U1_D1", "U2_D2", "U3_D3", "U0_D3", "U1_D0"],
              {name: (lambda t, a=a: t in a, lambda t, b=b: t in b) for name, (a, b) in CCPG.items()}, ["1", "2", "3"]),
+    "USF": ("evaluate_indoor_dataset", ["gallery-01", "gallery-02", "probeA-01", "probeA-02", "probeB-01", "probeC-01"],
+            {name: (lambda t, name=name: t.startswith(f"probe{name}"), lambda t: t.startswith("gallery"))
+             for name in "ABC"}, ["000"]),
+    "PsyMo": ("evaluate_indoor_dataset",
+              ["nm-01", "nm-02", "bg-01", "cl-01", "ph-01", "txt-01", "wsf-01", "wss-01"],
+              {name: (lambda t, a=a: t in a, lambda t: t == "nm-01") for name, a in PSYMO.items()},
+              ["00-0", "00-1", "90-1"]),
     "GREW": ("evaluate_real_scene", ["01", "02", "03"], {"": (lambda t: t == "02", lambda t: t == "01")}, ["a"]),
 }  # fmt: skip
 CROSS = {
@@ -126,11 +135,11 @@ def naive(dataset, x, labels, types, names, convention=None, cross=False):
             add("", means[convention] if convention else
                 {key: means["all" if "Rank" in key else "matched"][key] for key in means["all"]})  # fmt: skip
             continue
-        if name == "evaluate_real_scene":
+        if dataset in ("GREW", "USF"):
             means = {c: averages(ranked(lambda p, g: False), c) for c in ("all", "matched")}
             means = means[convention] if convention else {
                 key: means["all" if "Rank" in key else "matched"][key] for key in means["all"]}  # fmt: skip
-            add("", {key: np.round(value, 2) for key, value in means.items()})
+            add("", {key: np.round(value, 2) if dataset == "GREW" else value for key, value in means.items()})
             continue
         prefix = "gait" if dataset == "CCPG" else ""
         if dataset == "CCPG":
@@ -292,6 +301,9 @@ def without(rows, **given):
     ("SUSTech1K", lambda rows: without(rows, type="00-nm"),
      "Normal: .*expected a type that contains 00-nm, found types"),
     ("SUSTech1K", lambda rows: without(rows, type="01-ub"), "Umbrella: .*expected a type that contains ub"),
+    ("USF", lambda rows: without(rows, type="probeB-01"), "B: .*probe: expected a type that contains probeB-, found"),
+    ("PsyMo", lambda rows: without(rows, type="txt-01"), "TXT: .*probe: expected type txt-01, found types bg-01"),
+    ("PsyMo", lambda rows: without(rows, type="nm-02", view="00-1"), "NM: has no probe in view 00-1"),
     ("CCPG", lambda rows: without(rows, type="U0_D3"), "UP: .*gallery: expected type U0_D3"),
     ("CCPG", lambda rows: without(rows, type="U1_D0", view="2"), "DN: has no probe in view 2"),
     ("GREW", lambda rows: without(rows, type="02"), "probe: expected type 02, found types 01, 03"),
@@ -326,7 +338,7 @@ def test_a_submission_that_a_server_would_refuse_is_not_made(change, words):
 
 
 @pytest.mark.parametrize(("name", "dataset", "more", "words"), [
-    ("evaluate_indoor_dataset", "Gait3D", {}, "rules for CASIA-B, OUMVLP, SUSTech1K, but .*'Gait3D'"),
+    ("evaluate_indoor_dataset", "Gait3D", {}, "rules for CASIA-B, OUMVLP, SUSTech1K, USF, PsyMo, but .*'Gait3D'"),
     ("evaluate_indoor_dataset", None, {}, "test_dataset_name is None"),
     ("evaluate_CCPG", "CASIA-B", {}, "rules for CCPG"),
     ("GREW_submission", "walkers", {}, "rules for GREW"),

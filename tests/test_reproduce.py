@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import walking
 from tiny import write_configs, write_data
 
+from bpmt_ext.data.pickles import write_pickle
 from bpmt_ext.data.sequences import read_partition
 from bpmt_ext.engine import recipes
 from bpmt_ext.engine.checkpoint import weights_hash
@@ -53,7 +55,27 @@ def test_the_tables_hold_what_the_sources_print() -> None:
     assert {row.table for row in published_for("gait3d")} == {"Gait3D"}, "no silhouettes, no other task"
 
 
-@pytest.mark.parametrize("dataset", ["CASIA-B", "Gait3D", "GREW", "OUMVLP", "SUSTech1K", "CCPG"])
+def test_the_tables_of_actions() -> None:
+    """tlca.md, sections 1 to 4; every figure of TLCA's own tables but one has a recipe."""
+    figures = {
+        "penn-1.0": {"top1": 94.66, "macro_precision": 94.36, "macro_f1": 94.18}, "penn-1.2": {"top1": 94.1},
+        "nwucla-1.0": {"top1": 89.66, "macro_precision": 90.72, "macro_f1": 89.59}, "nwucla-1.1": {"top1": 91.16},
+        "ntu60-cs-1.0": {"top1": 81.01, "macro_precision": 80.86, "macro_f1": 80.82}, "ntu60-cs-1.1": {"top1": 79.62},
+        "ntu60-cv-1.0": {"top1": 88.17, "macro_precision": 88.34, "macro_f1": 88.18}, "ntu60-cv-1.2": {"top1": 87.24},
+        "ntu60-cs-epoch1": {"top1": 76.38}, "penn-d64-15-last": {"top1": 87.36}, "penn-d512-300": {"top1": 86.52},
+    }  # fmt: skip
+    assert {name: ROWS[f"tlca-{name}"].metrics for name in figures} == figures
+    own = [row for row in ROWS.values() if row.model == "TLCA" and "top1" in row.metrics]
+    assert len(own) == 40 and all(row.note for row in own if row.config is None)
+    assert sum(row.config is None for row in own) == 6, "of a reader that is not built"
+    assert ROWS["ntu120-xsub-skateformer"].metrics["4 streams top1"] == 89.8
+    assert [row.model for row in published_for("nw-ucla")][-1] == "SkateFormer", "the best last"
+
+
+ACTIONS = ["PennAction", "NW-UCLA", "NTU60"]
+
+
+@pytest.mark.parametrize("dataset", ["CASIA-B", "Gait3D", "GREW", "OUMVLP", "SUSTech1K", "CCPG", *ACTIONS])
 def test_every_recipe_loads_and_measures_what_is_printed(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,3 +254,43 @@ def test_a_network_is_tested_on_another_set(walkers: Path) -> None:
     assert trained.parts[-5:-2] == ("walkers", "BPMT", "net")
     best = torch.load(trained.with_name("net-best.pt"), weights_only=True)
     assert (found["iteration"], found["weights"]) == (best["iteration"], weights_hash(best["model"]))
+
+
+def write_clips(root: Path, joints: int, clips: int = 6) -> list[str]:
+    """Two classes of clips that move differently, the first two of each tested; the options that name them."""
+    sides: dict[str, list[str]] = {"TRAIN": [], "TEST": []}
+    for k, label in enumerate(("bowl", "squat")):
+        pose = walking(clips, 12, joints, 3, seed=k).numpy() * 40 + 100
+        for i in range(clips):
+            place = root / label / f"s{k}{i}_e00" / "v01"
+            place.mkdir(parents=True)
+            write_pickle(place / "v01.pkl", pose[i, : 8 + i % 4].copy())
+            sides["TEST" if i < 2 else "TRAIN"].append(f"{label}/s{k}{i}_e00/v01")
+    root.with_suffix(".json").write_text(json.dumps({"CLASSES": ["bowl", "squat"], **sides}))
+    return [f"data_cfg.dataset_root={root}", f"data_cfg.dataset_partition={root}.json"]
+
+
+def test_a_row_of_actions_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Journal, "draw", lambda journal: None)
+    data = write_clips(tmp_path / "penn", joints=13)
+    assert tool("--run", "tlca-penn-d64-15-last", "--epochs-scale", "0.001", "--opts", *data) in (0, 1)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split()[:3] == ["published", "ours", "difference"] and printed[2].split()[:2] == ["top1", "87.36"]
+    assert printed[-1].startswith("trained 0.001 of the printed length; 4 clips tested")
+    found = json.loads(Path("output/reproduced/tlca-penn-d64-15-last.json").read_text())
+    assert found["rows"][0]["ours"] == found["metrics"]["top1"] and set(found["metrics"]) >= {"top5", "macro_f1"}
+    assert {found["checkpoint"], *found["other_checkpoint"]} == {"best", "last"}, "held out, so both are told"
+    assert found["iteration"] == 1, "500 epochs of 2 batches, of 8 clips 1 held out, a thousandth"
+    assert len(list(Path("output").rglob("thesis_penn_d64_t1-00002.pt"))) == 1
+
+
+def test_repeated_clips_count_in_an_epoch(tmp_path: Path) -> None:
+    data = write_clips(tmp_path / "ucla", joints=20)
+    row = ROWS["tlca-nwucla-1.0-thesis"]
+    opts = as_printed(row, data, tmp_path, tmp_path / "run", 0.1)
+    stages = {stage.name: stage.settings for stage in stages_of(row.config, opts, tmp_path)}
+    epoch = ceil(8 * 10 / 64)
+    assert stages["t1"].trainer_cfg.total_iter == 1000 * epoch // 10 and stages[""].trainer_cfg.total_iter == 60
+    assert stages[""].scheduler_cfg.free["epoch_iterations"] == epoch == 2, "not the 160 of the whole set"
+    assert stages["t1"].trainer_cfg.transform[3]["probability"] == stages[""].trainer_cfg.transform[3]["probability"]

@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from bpmt_ext.errors import UserError
-from bpmt_ext.skeletons import PART_NAMES, SKELETONS, get_skeleton, joint_mapping, skeleton_from_mapping
+from bpmt_ext.skeletons import PART_NAMES, SKELETONS, fault, get_skeleton, joint_mapping, skeleton_from_mapping
 
 MIRRORS = {
     "coco17": "0,2,1,4,3,6,5,8,7,10,9,12,11,14,13,16,15",
@@ -16,6 +16,7 @@ MIRRORS = {
     "penn13": "0,2,1,4,3,6,5,8,7,10,9,12,11",
     "kinect20": "0,1,2,3,8,9,10,11,4,5,6,7,16,17,18,19,12,13,14,15",
     "kinectgait20": "0,1,3,2,5,4,7,6,9,8,10,11,13,12,15,14,17,16,19,18",
+    "landmark25": "0,1,2,3,4,5,6,10,11,12,7,8,9,19,20,21,22,23,24,13,14,15,16,17,18",
 }
 PARENTS = {
     "coco17": "5,0,0,1,2,0,0,5,6,7,8,5,6,11,12,13,14",
@@ -24,6 +25,7 @@ PARENTS = {
     "ntu25": "1,20,20,2,20,4,5,6,20,8,9,10,0,12,13,14,0,16,17,18,20,22,7,24,11",
     "kinect20": "1,2,2,2,2,4,5,6,2,8,9,10,0,12,13,14,0,16,17,18",
     "kinectgait20": "1,10,1,1,2,3,4,5,6,7,11,11,11,11,12,13,14,15,16,17",
+    "landmark25": "1,2,2,2,3,4,5,2,7,8,2,10,11,6,13,14,15,16,17,6,19,20,21,22,23",
 }
 PARTS = {
     "coco17": "0,1,2,3,4,5,6,11,12 7,9 8,10 13,15 14,16",
@@ -32,8 +34,10 @@ PARTS = {
     "ntu25": "0,1,2,3,20,4,8,12,16 5,6,7,21,22 9,10,11,23,24 13,14,15 17,18,19",
     "kinect20": "0,1,2,3,4,8,12,16 5,6,7 9,10,11 13,14,15 17,18,19",
     "kinectgait20": "0,1,2,3,10,11,12,13 5,7,9 4,6,8 15,17,19 14,16,18",
+    "landmark25": "0,1,2,3,4,5,6 7,8,9 10,11,12 13,14,15,16,17,18 19,20,21,22,23,24",
 }
-EDGES = {"coco17": 18, "openpose18": 17, "penn13": 13, "ntu25": 24, "kinect20": 19, "kinectgait20": 19}
+EDGES = {"coco17": 18, "openpose18": 17, "penn13": 13, "ntu25": 24, "kinect20": 19, "kinectgait20": 19,
+         "landmark25": 24}  # fmt: skip
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -47,7 +51,7 @@ def test_the_lists_of_the_specification_stand_verbatim(name: str) -> None:
     assert skeleton.parents == numbers(PARENTS[name])
     assert skeleton.parts == tuple(numbers(part) for part in PARTS[name].split())
     assert len(skeleton.edges) == EDGES[name]
-    assert skeleton.dims == (2 if name in ("coco17", "openpose18", "penn13") else 3)
+    assert skeleton.dims == (2 if name in ("coco17", "openpose18", "penn13", "landmark25") else 3)
 
 
 @pytest.mark.parametrize("name", SKELETONS)
@@ -72,8 +76,9 @@ def test_parts_cover_every_joint_once_and_limbs_are_named_by_their_side(name: st
     assert sorted(j for part in skeleton.parts for j in part) == list(range(skeleton.num_joints))
     for part, joints in zip(PART_NAMES[1:], skeleton.parts[1:], strict=True):
         assert all(skeleton.joints[j].startswith(part.split("_")[0]) for j in joints)
-    assert [skeleton.joints[j] for j in skeleton.hips] == ["left_hip", "right_hip"]
-    assert [skeleton.joints[j] for j in skeleton.shoulders] == ["left_shoulder", "right_shoulder"]
+    hip, shoulder = ("lower_1", "upper_1") if name == "landmark25" else ("hip", "shoulder")
+    assert [skeleton.joints[j] for j in skeleton.hips] == [f"left_{hip}", f"right_{hip}"]
+    assert [skeleton.joints[j] for j in skeleton.shoulders] == [f"left_{shoulder}", f"right_{shoulder}"]
 
 
 @pytest.mark.parametrize("name", [name for name in SKELETONS if name != "coco17"])
@@ -85,6 +90,23 @@ def test_parents_lead_to_one_root(name: str) -> None:
             joint = parents[joint]
         ends.add(joint)
     assert len(ends) == 1 and parents[min(ends)] in ends
+
+
+def test_landmarks_hang_from_the_one_above_them() -> None:
+    """2 of the head, 10 of the upper and 13 of the lower body (landmarkgait.md, section 3), limbs from the torso on."""
+    skeleton = SKELETONS["landmark25"]
+    assert fault(skeleton) is None
+    words = [joint.rpartition("_") for joint in skeleton.joints]
+    groups = [sum(word in group for group, _, _ in words) for word in ("head", "upper", "lower")]
+    assert groups == [2, 10, 13] and [len(part) for part in skeleton.parts] == [7, 3, 3, 6, 6]
+    torso = skeleton.parts[0]
+    for limb in skeleton.parts[1:]:
+        assert skeleton.parents[limb[0]] in torso
+        assert [skeleton.parents[joint] for joint in limb[1:]] == list(limb[:-1])
+    for (group, _, rank), parent in zip(words, skeleton.parents, strict=True):
+        above, _, before = words[parent]
+        if above == group and "head" not in group:  # the head's hang from the torso's top
+            assert int(rank) == int(before) + 1 or rank == before == "1"
 
 
 def test_names_are_forgiving_and_a_typo_gets_a_suggestion() -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from bpmt_ext.data.pickles import write_pickle
+from bpmt_ext.cli import main
+from bpmt_ext.data.pickles import read_pickle, write_pickle
+from bpmt_ext.engine.compare import Comparison
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics import yardsticks
 from bpmt_ext.skeletons import SKELETONS, get_skeleton
+from bpmt_ext.synthetic_silhouettes import write_silhouettes
 
 KINECT, COCO = get_skeleton("kinectgait20"), get_skeleton("coco17")
 TOOL = Path(__file__).parents[1] / "tools" / "yardsticks.py"
@@ -108,6 +112,15 @@ def test_a_column_constant_in_training_is_left_out():
     assert got.tolist() == [[[0.0], [0.0]]]
 
 
+def test_cadence_of_landmarks_is_of_the_ends_of_legs_and_arms():
+    """They have no names: the last ones of their limbs stand in for ankles and wrists."""
+    skeleton = get_skeleton("landmark25")
+    pose = np.repeat(made_up(skeleton, frames=1), 100, axis=0)
+    pose[:, skeleton.joints.index("left_lower_6"), 0] += 0.1 * np.sin(2 * np.pi * 0.1 * np.arange(100))
+    found = yardsticks.cadence([pose], skeleton)[0]
+    assert found[0] == pytest.approx(0.1, abs=2e-3) and found[1] == 0 and found[2] > 0 and found[3] == 0
+
+
 def test_every_skeleton_has_every_yardstick():
     for skeleton in SKELETONS.values():
         for measure in yardsticks.YARDSTICKS.values():
@@ -152,3 +165,69 @@ def test_command_line_over_folds(folds, capsys):
     assert "077" in capsys.readouterr().err
     assert main(["--root", str(folds / "data"), "--folds", str(folds), "--skeleton", "kinectgait20"]) == 2
     assert "no fold<i>.json" in capsys.readouterr().err
+
+
+def test_the_energy_image_is_the_raw_mean_over_time():
+    rng = np.random.default_rng(0)
+    clips = [rng.random((frames, 4, 3), dtype=np.float32) for frames in (1, 5, 9)]
+    got = yardsticks.gait_energy_image(iter(clips))
+    assert got.shape == (3, 12, 1) and got.dtype == np.float32
+    for row, clip in zip(got[..., 0], clips, strict=True):
+        for pixel, value in enumerate(row):
+            assert value == pytest.approx(np.mean([frame[pixel // 3, pixel % 3] for frame in clip]))
+
+
+SILHOUETTES = {
+    "data_cfg": {
+        "dataset_name": "made-up", "dataset_root": "sil", "dataset_partition": "sil/partition.json",
+        "modality": "silhouette", "num_workers": 0,
+    },
+    "evaluator_cfg": {
+        "eval_func": "evaluate_retrieval", "camera": "view", "transform": [{"type": "BaseSilCuttingTransform"}],
+        "restore_hint": "last", "sampler": {"type": "InferenceSampler", "sample_type": "all_ordered", "batch_size": 4},
+    },
+    "model_cfg": {"model": "LandmarkNet", "channels": [2, 2, 2]},
+    "optimizer_cfg": {"solver": "Adam", "lr": 0.001},
+    "scheduler_cfg": {"scheduler": "ConstantLR", "factor": 1.0},
+    "trainer_cfg": {
+        "save_name": "sil", "total_iter": 1, "transform": [{"type": "BaseSilCuttingTransform"}],
+        "sampler": {"type": "CommonSampler", "batch_size": 2, "sample_type": "fixed_ordered", "frames_num_fixed": 3},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def silhouettes(tmp_path, monkeypatch):
+    """Made-up silhouettes of four test people and a config for them, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    write_silhouettes(tmp_path / "sil", train=1, test=4, cameras=2, sequences={"nm": 2}, seed=0, frames=(4, 7))
+    (tmp_path / "sil.yaml").write_text(yaml.safe_dump(SILHOUETTES))
+    return tmp_path
+
+
+def test_the_energy_image_stands_in_a_comparison(silhouettes, monkeypatch):
+    """`--yardsticks` alone: of silhouettes there is one, nearest neighbour by the distance of what the test reads."""
+    monkeypatch.setattr(Comparison, "_cell", lambda *_: "done")  # no need of the network's own figures
+    line = ["compare", "--cfgs", "sil.yaml@untrained", "--yardsticks", "--out", "out", "--format", "json"]
+    assert main(line) == 0
+    cells = json.loads((silhouettes / "out/results.json").read_text())["cells"]
+    (found,) = [cell for cell in cells if cell["label"].startswith("yardstick")]
+    assert found["label"] == "yardstick: gait energy image"
+    files = [path for path in sorted((silhouettes / "sil").rglob("*.pkl")) if path.relative_to("/").parts[-4] != "0000"]
+    images = [np.mean([frame[:, 10:-10] / 255 for frame in read_pickle(path)], axis=0) for path in files]
+    hits = []
+    for i, image in enumerate(images):
+        apart = [np.inf if k == i else np.sqrt(((image - other) ** 2).sum()) for k, other in enumerate(images)]
+        hits.append(files[int(np.argmin(apart))].parts[-4] == files[i].parts[-4])
+    assert found["scores"]["made-up"]["metrics"]["Rank-1"] == pytest.approx(100 * np.mean(hits))
+    assert 0 < np.mean(hits) < 1, "the data decide nothing"
+
+
+def test_a_yardstick_of_other_data_is_named(silhouettes, capsys):
+    out = ["compare", "--cfgs", "sil.yaml@untrained", "--out", "out", "--yardsticks"]
+    for name, words in (("cadence", "it measures poses and these data are silhouettes; known are gait_energy_image"),
+                        ("gait_energy", "there is no such yardstick; did you mean gait_energy_image")):
+        assert main([*out, name]) == 2
+        assert f"--yardsticks {name}: {words}" in capsys.readouterr().err
+    assert main([*out, "gait_energy_image", "--opts", "data_cfg.modality=pose"]) == 2
+    assert "it measures silhouettes and these data are poses; known are" in capsys.readouterr().err

@@ -69,7 +69,8 @@ def run(row: Published, opts: Sequence[str], root: Path, out: Path, scale: float
               "yes" if one["within"] else "no"] for one in rows]
     print(text_table(["", "published", "ours", "difference", f"within {row.tolerance:g}"], shown))
     length = "as long as printed" if scale == 1 else f"{scale:g} of the printed length"
-    size = f"; {details['probes']['valid']} probes, gallery {details['gallery']}" if "probes" in details else ""
+    size = f"; {details['probes']['valid']} probes, gallery {details['gallery']}" if "gallery" in details else ""
+    size = f"; {details['probes']['valid']} clips tested" if "probes" in details and not size else size
     print(f"trained {length}{size}; {_where(out)}/{row.id}.json")
     return 0 if done else 1
 

@@ -3,7 +3,8 @@
 Letters: n sequences, t frames, v joints (of two bodies one after the other: a skeleton of 2 v), c channels (two or
 three coordinates, then, where present, the confidence), d coordinates. mask (n, t) is True where a frame is real.
 Rules as in `preprocessing.py`. Sources: the loaders of CTR-GCN (crop, resize, rotation) and SkateFormer (box, lost
-joints) as tlca.md section 5 describes them; shear after AimCLR (Guo et al., AAAI 2022).
+joints) as tlca.md section 5 describes them; shear after AimCLR (Guo et al., AAAI 2022); Part-Mask and the order of the
+rotations about the axes after IIP-Transformer (Wang et al., arXiv 2110.13385).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from bpmt_ext.data.preprocessing import OnSkeleton, Transform, number
 from bpmt_ext.draws import Draws
 from bpmt_ext.errors import UserError
-from bpmt_ext.skeletons import Skeleton
+from bpmt_ext.skeletons import PART_NAMES, Skeleton
 
 _FLAT = 1e-6  # an axis along which a clip is no longer than this has no extent to scale by
 
@@ -120,6 +121,32 @@ class DropJoints(OnSkeleton):
         chosen = draws.split("chosen").uniform() < self.probability
         gone = during[:, :, None] & lost[:, None] & chosen[:, None, None]
         return pose.masked_fill(gone[..., None], 0)
+
+
+class PartMask(OnSkeleton):
+    """Per sequence, with this probability: one body part, any with equal chance, is 0 in all frames and channels.
+
+    Each body of a pose is masked for itself. IIP-Transformer's Part-Mask on the input, for any network; its own network
+    masks the part's features (part_mask). Put it after the transforms that centre.
+    """
+
+    random = True
+
+    def __init__(self, probability: float = 0.5, joint_format: str | Skeleton = "coco17") -> None:
+        super().__init__(joint_format)
+        self.probability = number(self, "probability", probability, 0, 1)
+
+    def apply(self, pose: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+        self.divide(pose)  # refuses poses of another format
+        parts = self.skeleton.parts
+        bodies = len(parts) // len(PART_NAMES)
+        part = draws.split("part").integers(len(PART_NAMES), bodies)  # (n, b)
+        part = torch.where(draws.split("chosen").uniform(bodies) < self.probability, part, -1)
+        gone = torch.zeros(len(pose), pose.shape[2], dtype=torch.bool, device=pose.device)
+        for i, joints in enumerate(parts):
+            body, number_of_part = divmod(i, len(PART_NAMES))
+            gone[:, list(joints)] |= (part[:, body] == number_of_part)[:, None]
+        return pose.masked_fill(gone[:, None, :, None], 0)
 
 
 class _Linear(OnSkeleton):
@@ -245,5 +272,5 @@ class UnitBox(OnSkeleton):
 
 
 ACTIONS: tuple[type[Transform], ...] = (
-    TemporalCrop, CenterCrop, DropJoints, Rotate3D, Rotate2D, ScaleAxes, Shear, CenterOn, UnitBox,
+    TemporalCrop, CenterCrop, DropJoints, PartMask, Rotate3D, Rotate2D, ScaleAxes, Shear, CenterOn, UnitBox,
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Raw sequences in, `<out>/<label>/<type>/<view>/<name>.pkl` and a health report out: what all converters share.
 
 A converter brings a list of `Job` and a function that reads one; this file runs them in worker processes, writes
-float32 (t, v, c) pickles, folds and the report. Beside the pickles lie `sequences.jsonl` (one line per sequence, which
-is also what a rerun continues from) and `report.json` (the summary).
+pickles (poses float32 (t, v, c) or silhouettes uint8 (t, h, w)), folds and the report. Beside the pickles lie
+`sequences.jsonl` (one line per sequence, which is also what a rerun continues from) and `report.json` (the summary).
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
+from bpmt_ext.data.forms import NOT_FINITE, Form
 from bpmt_ext.data.partitions import Ending, folds_of, write_folds
-from bpmt_ext.data.pickles import read_pose, write_bytes, write_pickle
+from bpmt_ext.data.pickles import write_bytes, write_pickle
 from bpmt_ext.data.posetexts import Raw
 from bpmt_ext.errors import UserError
 
 JOURNAL, REPORT = "sequences.jsonl", "report.json"
-_NOT_FINITE = "number that is not finite"
 _EXAMPLES = 20  # faults named one by one in the report; all of them are counted
 
 
@@ -86,8 +85,9 @@ def run_entry(name: str, body: Callable[[], str]) -> int:
 
 
 def convert_and_report(read: Callable[[Job], Raw], jobs: Sequence[Job], args: argparse.Namespace, *, converter: str,
-                       options: Mapping[str, Any], joints: int, ignored: Sequence[str] = (), layout: str = "",
-                       benchmark: Ending | None = None, folds: bool = True) -> str:  # fmt: skip
+                       options: Mapping[str, Any], joints: int = 0, picture: tuple[int, int] | None = None,
+                       ignored: Sequence[str] = (), layout: str = "", benchmark: Ending | None = None,
+                       folds: bool = True) -> str:  # fmt: skip
     """`convert` with the options of `add_arguments`, then the folds and `partition.json`; the report for a person.
 
     ignored: what lies among the raw data under names that do not fit `layout`; the report says so. benchmark: who
@@ -102,7 +102,7 @@ def convert_and_report(read: Callable[[Job], Raw], jobs: Sequence[Job], args: ar
     if folds and args.folds is not None and jobs:
         folds_of(_labels(jobs), args.folds)  # a wrong number should not show after an hour
     report = convert(read, jobs, args.output, converter=converter, options=options, joints=joints,
-                     min_frames=args.min_frames, workers=args.workers)  # fmt: skip
+                     picture=picture, min_frames=args.min_frames, workers=args.workers)  # fmt: skip
     if folds and args.folds is not None:
         write_folds(args.output, written_labels(args.output), args.folds, args.inner)
     lines = [format_report(report)]
@@ -122,12 +122,14 @@ def _write_report(output: Path, report: Mapping[str, Any]) -> None:
 
 
 def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, converter: str,
-            options: Mapping[str, Any], joints: int, min_frames: int = 1, workers: int = 1) -> dict[str, Any]:
+            options: Mapping[str, Any], joints: int = 0, picture: tuple[int, int] | None = None, min_frames: int = 1,
+            workers: int = 1) -> dict[str, Any]:  # fmt: skip
     """Convert every job that has no complete pickle yet; returns the report, which also becomes `report.json`.
 
     `read` must be a function of a module (it is sent to other processes). `options` are the settings the pickles depend
-    on: an output folder made with others is refused. `joints` is the v of every pickle. A sequence that cannot be read
-    is dropped and counted. Raises UserError where there is nothing to convert or nothing came out.
+    on: an output folder made with others is refused. `joints` is the v of every pickle, or `picture` the (h, w) of
+    silhouettes. A sequence that cannot be read is dropped and counted. Raises UserError where there is nothing to
+    convert or nothing came out.
     """
     if not jobs:
         raise UserError("no sequence to convert; check --input.")
@@ -140,13 +142,14 @@ def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, co
         raise UserError(f"two raw sequences would both become {twice[0]}; rename or remove one.")
     if workers < 1 or min_frames < 1:
         raise UserError(f"--workers {workers} and --min-frames {min_frames} must be at least 1.")
+    form = Form(joints, picture)
     header = {"converter": converter, "options": {**options, "min_frames": min_frames}}
     output.mkdir(parents=True, exist_ok=True)
     outcomes = _read_journal(output, header)
     for stale in output.glob(".*.tmp"):
         stale.unlink(missing_ok=True)
-    todo = [job for job in jobs if not _complete(output, outcomes.get(job.target), joints)]
-    made = functools.partial(_convert_one, read=read, output=output, joints=joints, min_frames=min_frames)
+    todo = [job for job in jobs if not _complete(output, outcomes.get(job.target), form)]
+    made = functools.partial(_convert_one, read=read, output=output, form=form, min_frames=min_frames)
     with open(output / JOURNAL, "a", encoding="utf-8") as journal:
         results = tqdm(_mapped(made, todo, workers), desc=converter, total=len(jobs), initial=len(jobs) - len(todo),
                        unit="seq", disable=None)  # fmt: skip
@@ -189,7 +192,7 @@ def _mapped(made: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int) -
         pool.shutdown(cancel_futures=True)
 
 
-def _convert_one(job: Job, *, read: Callable[[Job], Raw], output: Path, joints: int, min_frames: int) -> Outcome:
+def _convert_one(job: Job, *, read: Callable[[Job], Raw], output: Path, form: Form, min_frames: int) -> Outcome:
     """Read one sequence, check it, write its pickle."""
     path = output / job.target
     if not path.parent.resolve().is_relative_to(output.resolve()):
@@ -197,13 +200,9 @@ def _convert_one(job: Job, *, read: Callable[[Job], Raw], output: Path, joints: 
     try:
         raw = read(job)
     except UserError as error:  # of this sequence alone
-        raw = Raw(np.empty((0, joints, 3)), faults=[str(error).removesuffix(".")], refused="cannot be read")
-    pose, dropped, reason = raw.pose, Counter(raw.dropped), raw.refused
-    if pose.ndim != 3 or (len(pose) and pose.shape[1] != joints):
-        raise ValueError(f"{job.source}: read as {pose.shape}, expected (t, {joints}, c)")
-    with np.errstate(over="ignore"):
-        pose = np.ascontiguousarray(pose, dtype=np.float32)
-    pose = finite_frames(pose, dropped, raw.faults, job.source)
+        raw = Raw(form.empty(), faults=[str(error).removesuffix(".")], refused="cannot be read")
+    dropped, reason = Counter(raw.dropped), raw.refused
+    pose = form.fit(raw.pose, dropped, raw.faults, job.source)
     if reason is None and not len(pose):
         reason = "no usable frame"
     if reason is None and len(pose) < min_frames:
@@ -221,15 +220,6 @@ def _convert_one(job: Job, *, read: Callable[[Job], Raw], output: Path, joints: 
         constant=len(pose) > 1 and bool((pose == pose[0]).all()),
         digest=hashlib.sha256(repr(pose.shape).encode() + pose.tobytes()).hexdigest()[:16],
     )  # fmt: skip
-
-
-def finite_frames(pose: np.ndarray, dropped: Counter[str], faults: list[str], source: str) -> np.ndarray:
-    """The frames (t', v, c) without NaN or infinity; the others are added to `dropped` and `faults`."""
-    finite = np.isfinite(pose).all(axis=(1, 2))
-    if not finite.all():
-        dropped[_NOT_FINITE] += int((~finite).sum())
-        faults.append(f"{source}: {int((~finite).sum())} frames with numbers that are not finite")
-    return pose[finite]
 
 
 def _read_journal(output: Path, header: Mapping[str, Any]) -> dict[str, Outcome]:
@@ -257,12 +247,12 @@ def _read_journal(output: Path, header: Mapping[str, Any]) -> dict[str, Outcome]
     return outcomes
 
 
-def _complete(output: Path, outcome: Outcome | None, joints: int) -> bool:
+def _complete(output: Path, outcome: Outcome | None, form: Form) -> bool:
     """Whether an earlier run wrote this pickle and it still is whole."""
     if outcome is None or not outcome.written:
         return False
     try:
-        return len(read_pose(output / outcome.target, joints)) == outcome.frames
+        return form.count(output / outcome.target) == outcome.frames
     except UserError:
         return False
 
@@ -289,7 +279,7 @@ def _summary(outcomes: Sequence[Outcome], already: int) -> dict[str, Any]:
                    "median": frames[len(frames) // 2], "longest": frames[-1]},
         "sequences dropped, by reason": dict(lost.most_common()),
         "frames dropped, by reason": dict(dropped.most_common()),
-        "sequences with NaN or infinity": sum(_NOT_FINITE in o.dropped for o in outcomes),
+        "sequences with NaN or infinity": sum(NOT_FINITE in o.dropped for o in outcomes),
         "constant sequences": {"count": len(constant), "names": constant[:_EXAMPLES]},
         "identical sequences": {"count": len(twins), "names": twins[:_EXAMPLES]},
         "noticed": {key: {"sequences": sum(key in o.facts for o in outcomes), "frames": facts[key]} for key in facts},

@@ -211,8 +211,14 @@ def _columns(owner: object, cut: Any) -> int:
     return cut
 
 
+def is_picture(batch: Tensor) -> bool:
+    """Whether this is a batch of maps (n, t, 2, h, w) or silhouettes (n, t, h, w), not of poses (n, t, v, c)."""
+    return batch.ndim == 5 or (batch.ndim == 4 and min(batch.shape[2:]) >= OUT // 2)
+
+
 class OnMaps(Transform):
-    """Base of the transforms of maps (n, t, 2, h, w), each applied to a sequence with this probability."""
+    """Base of the transforms of maps (n, t, 2, h, w) and silhouettes (n, t, h, w), each applied to a sequence with this
+    probability. Whole grey levels (uint8) stay so, rounded."""
 
     random = True
 
@@ -220,17 +226,20 @@ class OnMaps(Transform):
         self.probability = number(self, "probability", probability, 0, 1)
 
     def apply(self, pose: Tensor, mask: Tensor, draws: Any) -> Tensor:
-        if pose.ndim != 5:
-            raise UserError(f"transform {type(self).__name__} changes maps (n, t, 2, h, w), the batch is "
-                            f"{tuple(pose.shape)}; put SkeletonMaps before it")
+        if not is_picture(pose):
+            raise UserError(f"transform {type(self).__name__} changes maps (n, t, 2, h, w) or silhouettes (n, t, h, "
+                            f"w), the batch is {tuple(pose.shape)}; put SkeletonMaps before it")
         chosen = (draws.uniform() < self.probability).nonzero()[:, 0]
         if not len(chosen):
             return pose
-        changed = self.change(pose[chosen].flatten(1, 2), Draws(draws.keys[chosen]))
+        whole = not pose.is_floating_point()
+        maps = pose[chosen].flatten(1, pose.ndim - 3)
+        changed = self.change(maps.float() if whole else maps, Draws(draws.keys[chosen]))
+        changed = changed.round().clamp(0, 255) if whole else changed
         return pose.index_copy(0, chosen, changed.view(-1, *pose.shape[1:]).to(pose.dtype))
 
     def change(self, maps: Tensor, draws: Draws) -> Tensor:
-        """(m, t 2, h, w) -> same: the chosen sequences, frames and channels alike."""
+        """(m, t 2, h, w), of silhouettes (m, t, h, w) -> same: the chosen sequences, frames and channels alike."""
         raise NotImplementedError
 
 
@@ -282,7 +291,7 @@ class RandomRotate(OnMaps):
 
 
 class CutMaps(Transform):
-    """Takes `cut` columns away on each side of maps (n, t, 2, h, w)."""
+    """Takes `cut` columns away on each side of maps (n, t, 2, h, w) or silhouettes (n, t, h, w)."""
 
     def __init__(self, cut: int = 10) -> None:
         self.cut = _columns(self, cut)

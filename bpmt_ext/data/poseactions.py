@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bpmt_ext.data.bodies import Track, tracks_of
+from bpmt_ext.data.matfiles import load_mat
 from bpmt_ext.data.pickles import read_pickle
 from bpmt_ext.data.posejson import FILE_BYTES, load_json
 from bpmt_ext.data.posetexts import MAX_FRAMES
@@ -165,34 +166,9 @@ class PennClip:
     train: bool  # in the official training split
 
 
-def _load_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """These variables of a MATLAB 5 file, after a look at the sizes that it claims."""
-    import scipy.io  # takes a while to load
-
-    try:
-        if path.stat().st_size > FILE_BYTES:
-            raise UserError(f"{path}: has more than {FILE_BYTES >> 20} MiB, which is no clip.")
-        claimed = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file fails with whatever its bytes lead to
-        raise UserError(f"{path}: is no MATLAB 5 file ({type(error).__name__}); unpack it again.") from None
-    lost = [name for name in names if name not in claimed]
-    if lost:
-        found = ", ".join(sorted(claimed)[:5]) or "nothing"
-        raise UserError(f"{path}: has no {' and no '.join(lost)} (it holds {found}); expected Penn Action's labels.")
-    huge = next((name for name in names if np.prod(claimed[name], dtype=float) > PENN_JOINTS * MAX_FRAMES), None)
-    if huge is not None:
-        raise UserError(f"{path}: claims {claimed[huge]} values of {huge}, more than any clip has.")
-    try:
-        return scipy.io.loadmat(path, variable_names=names)
-    except Exception as error:
-        raise UserError(f"{path}: is damaged ({type(error).__name__}); unpack it again.") from None
-
-
 def read_penn_clip(path: Path) -> PennClip:
     """Class, side and split of a label file."""
-    found = _load_mat(path, ["action", "pose", "train"])
+    found = load_mat(path, ["action", "pose", "train"], PENN_JOINTS * MAX_FRAMES, "Penn Action's labels")
     texts = []
     for key in ("action", "pose"):
         if found[key].dtype.kind != "U" or found[key].size != 1:
@@ -205,7 +181,7 @@ def read_penn_clip(path: Path) -> PennClip:
 
 def read_penn_pose(path: Path) -> np.ndarray:
     """(t, 13, 3) = x, y in pixels and whether the joint is visible, 1 or 0."""
-    found = _load_mat(path, list(_MAT))
+    found = load_mat(path, list(_MAT), PENN_JOINTS * MAX_FRAMES, "Penn Action's labels")
     parts = [_array(found[key], shape, str(path), key) for key, shape in _MAT.items()]
     if len({len(part) for part in parts}) > 1:
         raise UserError(f"{path}: x, y and visibility have {', '.join(str(len(part)) for part in parts)} frames.")

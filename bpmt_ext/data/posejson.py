@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +196,8 @@ def all_frames(value: Any, where: str) -> Frames:
     raise MalformedError(where, "no layout that is known", f"known: {_LAYOUTS}")
 
 
-def single_person(frames: Frames, where: str, rule: str) -> Raw:
-    """One person of the frames, which are put in the order of their names; what the choice met is in the facts.
-
-    Raises UserError where people have different numbers of joints.
-    """
+def in_order(frames: Frames, where: str) -> list[str]:
+    """The frames in the order of their names. UserError: too many, or people with different numbers of joints."""
     if len(frames) > MAX_FRAMES:
         raise UserError(f"{where}: holds {len(frames)} frames, more than the {MAX_FRAMES} of one sequence; split it.")
     order = sorted(frames, key=natural_key)
@@ -209,6 +207,15 @@ def single_person(frames: Frames, where: str, rule: str) -> Raw:
         odd = next(name for name in order for p in frames[name] if p.shape == other)
         raise UserError(f"{where}: frame {odd[:60]} has a person of {other[0]} joints x {other[1]} numbers, others "
                         f"have {most[0]} x {most[1]}; one file holds one joint format.")  # fmt: skip
+    return order
+
+
+def single_person(frames: Frames, where: str, rule: str) -> Raw:
+    """One person of the frames, which are put in the order of their names; what the choice met is in the facts.
+
+    Raises UserError where people have different numbers of joints.
+    """
+    order = in_order(frames, where)
     chosen = choose([frames[name] for name in order], rule)
     dropped = Counter({"nobody in the frame": sum(not frames[name] for name in order),
                        "the person followed is not in the frame": chosen.absent})  # fmt: skip
@@ -216,31 +223,48 @@ def single_person(frames: Frames, where: str, rule: str) -> Raw:
     return Raw(chosen.pose, +dropped, [], facts | {"misordered if sorted as text": misordered(order)})
 
 
+@dataclass
+class JsonFolder:
+    """The people of a folder with a file per frame: frames numbered from "0", their files, and what was left out."""
+
+    frames: Frames = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)  # the frame numbers, where they were given
+    dropped: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    where: str = ""
+
+
+def read_people(paths: Iterable[Path], numbers: Sequence[int] = ()) -> JsonFolder:
+    """Everybody in a file per frame, in this order; files that are malformed are left out, counted and named."""
+    found, size = JsonFolder(), 0
+    for i, path in enumerate(paths):
+        found.where = str(path.parent)
+        try:
+            people = one_frame(load_json(path, FRAME_BYTES), str(path))
+        except MalformedError as error:
+            found.dropped[error.reason] += 1
+            found.faults.append(str(error).removesuffix("."))
+            continue
+        found.frames[str(len(found.names))] = people
+        found.names.append(path.name)
+        found.kept += numbers[i : i + 1]
+        size += sum(p.nbytes for p in people)
+        if size > FILE_BYTES:
+            raise UserError(f"{found.where}: holds more than {FILE_BYTES >> 20} MiB of key points, which is no one "
+                            "sequence.")  # fmt: skip
+    return found
+
+
 def read_json_folder(paths: Iterable[Path], rule: str, numbers: Sequence[int] = ()) -> Raw:
-    """One sequence from a file per frame, in this order; files that are malformed are left out, counted and named.
+    """One person of a file per frame, in this order; files that are malformed are left out, counted and named.
 
     numbers: the frame numbers where the names have them, for the report's facts.
     """
-    people, names, kept, size = [], [], [], 0
-    dropped: Counter[str] = Counter()
-    faults: list[str] = []
-    where = ""
-    for i, path in enumerate(paths):
-        where = str(path.parent)
-        try:
-            people.append(one_frame(load_json(path, FRAME_BYTES), str(path)))
-        except MalformedError as error:
-            dropped[error.reason] += 1
-            faults.append(str(error).removesuffix("."))
-            continue
-        names.append(path.name)
-        kept += numbers[i : i + 1]
-        size += sum(p.nbytes for p in people[-1])
-        if size > FILE_BYTES:
-            raise UserError(f"{where}: holds more than {FILE_BYTES >> 20} MiB of key points, which is no one sequence.")
-    raw = single_person(dict(zip(map(str, range(len(people))), people, strict=True)), where, rule)
-    facts = {**raw.facts, **frame_facts(names, kept)}
-    return Raw(raw.pose, dropped + raw.dropped, faults, facts)
+    found = read_people(paths, numbers)
+    raw = single_person(found.frames, found.where, rule)
+    facts = {**raw.facts, **frame_facts(found.names, found.kept)}
+    return Raw(raw.pose, found.dropped + raw.dropped, found.faults, facts)
 
 
 def known_format(pose: np.ndarray, where: str) -> tuple[np.ndarray, str]:

@@ -8,7 +8,7 @@ joints, c channels, the last of them the confidence; a joint with confidence 0 w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,7 @@ PERSON_RULES = ("first", "largest", "track")
 MAX_JUMP = 0.35  # body heights a person's box may move in one frame: three times a fast run at 25 frames a second
 MAX_LOST = 15  # frames a person may be missing and still be the same one
 _WIDENING = 3  # the largest factor by which missing frames widen the jump
+_NEWS = 0.3  # share of the newest step in a person's speed
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class _Track:
     last: int
     seen: list[tuple[int, int]]  # (frame, place in its list)
     area: float = 0.0
+    speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # of its centre, in pixels a frame
 
 
 def box(person: np.ndarray) -> np.ndarray | None:
@@ -88,22 +90,28 @@ def _largest(listed: Sequence[np.ndarray]) -> int:
     return max(range(len(listed)), key=lambda k: (areas[k], -k))
 
 
-def _follow(people: Sequence[Sequence[np.ndarray]]) -> list[tuple[int, int]]:
-    """(frame, place) of the person who is in most frames; ties: the larger one, then the one seen first.
+def follow(people: Sequence[Sequence[np.ndarray]], *, motion: bool = False) -> list[list[tuple[int, int]]]:
+    """(frame, place) of everybody in people[frame][place] (v, c), in the order in which they are first seen.
 
     Greedy: in every frame the nearest pair of a known person and a box comes first, as long as the box moved no more
     than MAX_JUMP body heights a frame; a box that is near nobody is somebody new. Equal distances: lower places first.
+    motion: a known person is looked for where the walk so far leads to, so that two who cross are not exchanged.
     """
+    return [track.seen for track in _tracks(people, motion)]
+
+
+def _tracks(people: Sequence[Sequence[np.ndarray]], motion: bool) -> list[_Track]:
     tracks: list[_Track] = []
     for frame, listed in enumerate(people):
         boxes = [(place, corners) for place, corners in enumerate(map(box, listed)) if corners is not None]
         live = [track for track in tracks if frame - track.last <= MAX_LOST]
         pairs = []
         for number, track in enumerate(live):
-            limit = MAX_JUMP * min(frame - track.last, _WIDENING)
+            gap = min(frame - track.last, _WIDENING)
+            expected = track.box + np.tile(track.speed, 2) * gap if motion else track.box
             for place, corners in boxes:
-                distance = _distance(track.box, corners)
-                if distance <= limit:
+                distance = _distance(expected, corners)
+                if min(distance, _distance(track.box, corners) if motion else distance) <= MAX_JUMP * gap:
                     pairs.append((distance, number, place))
         found = dict(boxes)
         taken: set[int] = set()
@@ -114,6 +122,12 @@ def _follow(people: Sequence[Sequence[np.ndarray]]) -> list[tuple[int, int]]:
         for place, corners in found.items():
             tracks.append(_Track(corners, frame, []))
             _seen(tracks[-1], frame, place, corners)
+    return tracks
+
+
+def _follow(people: Sequence[Sequence[np.ndarray]]) -> list[tuple[int, int]]:
+    """(frame, place) of the person who is in most frames; ties: the larger one, then the one seen first."""
+    tracks = _tracks(people, False)
     if not tracks:
         return []
     best = max(range(len(tracks)), key=lambda k: (len(tracks[k].seen), tracks[k].area / len(tracks[k].seen), -k))
@@ -121,6 +135,10 @@ def _follow(people: Sequence[Sequence[np.ndarray]]) -> list[tuple[int, int]]:
 
 
 def _seen(track: _Track, frame: int, place: int, corners: np.ndarray) -> None:
+    if track.seen:
+        moved = (corners[:2] + corners[2:] - track.box[:2] - track.box[2:]) / 2 / max(1, frame - track.last)
+        share = 1 if len(track.seen) == 1 else _NEWS
+        track.speed = (1 - share) * track.speed + share * moved
     track.box, track.last = corners, frame
     track.seen.append((frame, place))
     track.area += _area(corners)

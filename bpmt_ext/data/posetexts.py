@@ -29,7 +29,7 @@ MAX_FRAMES = 1_000_000  # of one sequence: eleven hours at 25 a second
 class Raw:
     """One sequence as it was read, and what had to be left out."""
 
-    pose: np.ndarray  # (t, v, c); t may be 0; frames that are not finite are dropped by `convert`
+    pose: np.ndarray  # (t, v, c), t may be 0, frames that are not finite are dropped by `convert`; or (t, h, w) uint8
     dropped: Counter[str] = field(default_factory=Counter)  # frames left out, by reason
     faults: list[str] = field(default_factory=list)  # the same with file or line, for the report
     facts: dict[str, int] = field(default_factory=dict)  # frames concerned; the report adds up sequences and frames

@@ -19,7 +19,7 @@ from bpmt_ext.data.posetexts import COCO_JOINTS
 from bpmt_ext.errors import UserError
 
 FROM_DOCUMENTATION = (
-    "  this layout was taken from documentation, not from the data: look at the report and some poses before use"
+    "  this layout was taken from documentation, not from the data: look at the report and some sequences before use"
 )
 
 

@@ -47,7 +47,9 @@ def _generator(seed: int, iteration: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed % 2**63, iteration]))
 
 
-def _times(sequences: SequenceSet, repeat: Mapping[str, int] | None, section: str) -> np.ndarray:
+def times_listed(
+    sequences: SequenceSet, repeat: Mapping[str, int] | None, section: str = "trainer_cfg"
+) -> np.ndarray:
     """(n,) how often each sequence is listed: `repeat` says it for the types that begin with its keys, 1 otherwise.
 
     Of several prefixes that fit the longest holds. UserError for a prefix no type begins with.
@@ -90,7 +92,7 @@ class TripletSampler:
         if isinstance(batch_size, (str, int)) or not isinstance(batch_size, Sequence) or len(batch_size) != 2:
             raise UserError(f"{key} is {batch_size!r}; TripletSampler takes [labels, sequences of each]: [8, 16]")
         self.labels, self.each = (count(x, key) for x in batch_size)
-        self.groups = _groups(sequences, _times(sequences, repeat, section))
+        self.groups = _groups(sequences, times_listed(sequences, repeat, section))
         if self.labels > len(self.groups):
             raise UserError(f"{key} asks for {self.labels} labels a batch, the training set has {len(self.groups)}; "
                             f"lower its first number to at most {len(self.groups)}")
@@ -117,7 +119,7 @@ class RandomTripletSampler:
                  section: str = "trainer_cfg") -> None:
         where = f"{section}.sampler"
         self.batch_size = _single(batch_size, f"{where}.batch_size")
-        times = _times(sequences, repeat, section)
+        times = times_listed(sequences, repeat, section)
         self.listed, self.groups = np.repeat(np.arange(len(sequences)), times), _groups(sequences, times)
         most = min(self.batch_size // 2, len(self.groups))
         if P_max is not None:
@@ -150,7 +152,7 @@ class CommonSampler:
                  repeat: Mapping[str, int] | None = None, section: str = "trainer_cfg") -> None:
         key = f"{section}.sampler.batch_size"
         self.batch_size, self.seed = _single(batch_size, key), seed
-        self.listed = np.repeat(np.arange(len(sequences)), _times(sequences, repeat, section))
+        self.listed = np.repeat(np.arange(len(sequences)), times_listed(sequences, repeat, section))
         if self.batch_size > len(self.listed):
             raise UserError(f"{key} asks for {self.batch_size} sequences, the training set has {len(self.listed)}; "
                             f"lower it to at most {len(self.listed)}")

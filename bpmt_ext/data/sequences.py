@@ -115,7 +115,8 @@ class SequenceSet:
         return len(self.records)
 
     def read(self, index: int) -> np.ndarray:
-        """(t, v, c) float32, of silhouettes (t, h, w) uint8, of the first file in use. A cached array is shared: do not write to it."""
+        """(t, v, c) float32, of silhouettes (t, h, w) uint8, of the first file in use. A cached array is shared: do not
+        write to it."""
         return self.reader.read(self.records[index].paths[0])
 
     def lengths(self) -> np.ndarray:

@@ -38,6 +38,7 @@ from bpmt_ext.data.preprocessing import (
     SkeletonInput,
     Transform,
 )
+from bpmt_ext.data.silhouette_transforms import SILHOUETTES
 from bpmt_ext.draws import Draws
 from bpmt_ext.errors import UserError
 from bpmt_ext.skeletons import Skeleton, get_skeleton
@@ -93,7 +94,8 @@ TRANSFORMS: dict[str, type[Transform]] = {
         Compose, TwoView, SkeletonInput, RescaleCenter, NormalizeEmpty, FillMissing, HipHeading, Affine, AffineExact,
         InversePosesPre, MirrorPoses, MirrorSkeleton, FlipSequence, PointNoise, JointNoise, RandomMove, RandomScale,
         RandomYaw, RandomSelectSequence, SelectSequenceCenter, GaitGraph_MultiInput, GaitGraphInput, GaitTR_MultiInput,
-        HOD_MultiInput, ScaleCoordinates, SkeletonMaps, CutMaps, RandomPerspective, RandomFlip, RandomRotate, *ACTIONS)
+        HOD_MultiInput, ScaleCoordinates, SkeletonMaps, CutMaps, RandomPerspective, RandomFlip, RandomRotate, *ACTIONS,
+        *SILHOUETTES)
 }
 # What people write for the hosts, which drop it without a word: joint_format for a transform that treats all joints
 # alike, and an angle that Affine does not read.

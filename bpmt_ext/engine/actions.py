@@ -110,13 +110,16 @@ def check_classes(settings: Settings, splits: Splits) -> None:
 
 
 def action_results(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures of the test split for results.json, and what goes to files: predictions, confusion and per_probe.
+    """Figures of the test split for results.json, and what goes to files: predictions, confusion and per_probe."""
+    return results_of(predict(run, run.splits.test), run.splits.test, run.settings.evaluator_cfg.eval_func)
+
+
+def results_of(found: Predictions, test: SequenceSet, protocol: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `action_results`, of scores from wherever.
 
     per_probe, for paired comparisons: index (n,), condition, label (here the subject or clip, which is what a bootstrap
     draws), top1 and top5 (n,) 0 or 1.
     """
-    test = run.splits.test
-    found = predict(run, test)
     result = classify(found.scores, found.labels, found.classes)
     places, confusion = result.pop("places"), result.pop("confusion")
     kept = {
@@ -124,5 +127,5 @@ def action_results(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "label": np.array([kind.partition("_")[0] for kind in test.types]),
         "top1": (places < 1).astype(np.float64), "top5": (places < 5).astype(np.float64),
     }  # fmt: skip
-    told = {"protocol": run.settings.evaluator_cfg.eval_func, "probes": {"total": len(test), "valid": len(test)}}
+    told = {"protocol": protocol, "probes": {"total": len(test), "valid": len(test)}}
     return {**told, **result}, {"predictions": found, "confusion": confusion, "per_probe": kept}

@@ -24,10 +24,9 @@ from bpmt_ext.engine.comparability import Case, check_folder, check_methods, che
 from bpmt_ext.engine.jobs import run_job
 from bpmt_ext.engine.logs import log, log_to, write_json
 from bpmt_ext.engine.methods import Contender, Stage, check_arguments, contenders, identity, stages_of
-from bpmt_ext.engine.yardstick import yardstick_cell
+from bpmt_ext.engine.yardstick import chosen_yardsticks, yardstick_cell
 from bpmt_ext.errors import UserError
 from bpmt_ext.jsonfiles import read_json
-from bpmt_ext.metrics.yardsticks import YARDSTICKS
 from bpmt_ext.plugins import load_plugins
 from bpmt_ext.report.comparison import gather
 from bpmt_ext.report.comparison_tables import write_report
@@ -53,7 +52,7 @@ class Options:
     split: Mapping[str, float] = field(default_factory=dict)
     budget_from: Path | None = None
     untrained: bool = False
-    yardsticks: tuple[str, ...] = ()
+    yardsticks: tuple[str, ...] = ()  # names, or "all" that the data have
     reference: str = "best"
     form: str = "markdown"
     report: bool = False
@@ -87,11 +86,9 @@ class Comparison:
         base = () if self.gpu else ("data_cfg.num_workers=0",)
         self.cwd = Path.cwd()
         self.methods = contenders(options.cfgs, options.axes, (*base, *options.opts), self.cwd, options.untrained)
-        for name in options.yardsticks:
-            if name not in YARDSTICKS:
-                raise UserError(f"--yardsticks {name}: there is no such yardstick{suggestion(name, YARDSTICKS)}")
         self.unmeasured: dict[str, dict[str, str]] = {}
         self.stages = {one.label: stages_of(one.config, one.opts, self.cwd) for one in self.methods}
+        self.yardsticks = chosen_yardsticks(options.yardsticks, self.stages[self.methods[0].label][-1].settings)
         self._check_shares()
         for stages in self.stages.values():
             check_arguments(stages)
@@ -165,7 +162,7 @@ class Comparison:
             opts = [*self.options_of(one, self.cases[0], o.seeds[0]), *lengths.get(one.label, ())]
             rows.append((one, identity(one, stages_of(one.config, opts, self.cwd))))
         budget = {"minutes": o.minutes, "iterations": o.iterations, "split": dict(o.split)}
-        rows += [(yardstick(name), {"variant": "yardstick", "name": name}) for name in o.yardsticks]
+        rows += [(yardstick(name), {"variant": "yardstick", "name": name}) for name in self.yardsticks]
         with claim(o.out / "claims" / "plan.lock", wait=True):
             check_folder(o.out, rows, data, budget)
         todo = [(case, seed, one) for seed in o.seeds for case in self.cases for one in self.methods]
@@ -227,7 +224,7 @@ class Comparison:
     def _yardsticks(self, settings: Settings) -> None:
         """Score what is missing of the yardsticks, here and now: they take seconds."""
         for case in self.cases:
-            for name in self.options.yardsticks:
+            for name in self.yardsticks:
                 one = yardstick(name)
                 folder = self.options.out / "cells" / one.slug / case.name
                 with claim(self.options.out / "claims" / f"{one.slug}-{case.name}.lock", wait=True):

@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any
 
 from bpmt_ext.config import Settings, configs_folder, load_settings
+from bpmt_ext.data.samplers import times_listed
 from bpmt_ext.data.sequences import SequenceSet, read_partition
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.engine.budget import schedule_options
@@ -43,6 +44,9 @@ APPLY = {
     "GREW": "https://www.grew-benchmark.org/download.html",
     "CCPG": "https://github.com/BNU-IVC/CCPG",
     "SUSTech1K": "https://lidargait.github.io",
+    "PennAction": "http://dreamdragon.github.io/PennAction",
+    "NTU60": "https://rose1.ntu.edu.sg/dataset/actionRecognition",
+    "NW-UCLA": "https://github.com/Uason-Chen/CTR-GCN",
 }
 LISTS = ("Gait3D", "SUSTech1K")  # their partition files are the benchmarks' own
 
@@ -182,16 +186,20 @@ def as_printed(row: Published, opts: Sequence[str], root: Path, folder: Path, sc
 
 
 def lengths(row: Published, stages: Sequence[Stage], scale: float) -> list[str]:
-    """The options that make every stage as long as the row says, times `scale`."""
+    """The options that make every stage as long as the row says, times `scale`; a schedule that steps once an epoch
+    learns how long one is."""
     found: list[str] = []
-    sequences = len(_training_set(row, stages[-1].settings)) if row.epochs else 0
+    train = _training_set(row, stages[-1].settings) if row.epochs else None
     for stage in stages:
         t = stage.settings.trainer_cfg
         iterations = t.total_iter
-        if row.epochs:
+        if train is not None:
             size = t.sampler.batch_size
             batch = prod(size) if isinstance(size, list) else size
-            iterations = row.epochs[stage.name or FINETUNING] * ceil(sequences / batch)
+            epoch = ceil(times_listed(train, t.sampler.repeat).sum() / batch)
+            iterations = row.epochs[stage.name or FINETUNING] * epoch
+            if stage.settings.scheduler_cfg.free.get("epoch_iterations", epoch) != epoch:
+                found.append(f"{stage.prefix}scheduler_cfg.epoch_iterations={epoch}")
         iterations = max(1, round(iterations * scale))
         if iterations != t.total_iter:
             found += schedule_options(stage.settings, iterations, stage.prefix)
@@ -208,7 +216,11 @@ def _training_set(row: Published, settings: Settings) -> SequenceSet:
 def measure(
     row: Published, settings: Settings, here: World, folder: Path, root: Path
 ) -> tuple[Mapping[str, float], dict[str, Any]]:
-    """Our figures of a trained row, and what results.json says of where they come from."""
+    """Our figures of a trained row, and what results.json says of where they come from.
+
+    A test of recognition knows no conditions and no gallery; it measures two checkpoints, the last one and the best on
+    validation, where something was held out.
+    """
     if "accuracy" in row.metrics:  # of people seen in training: the last validation
         lines = read_metrics(run_folder(settings, folder) / "metrics.jsonl")
         last = next((line for line in reversed(lines) if "accuracy" in line), {})
@@ -220,10 +232,11 @@ def measure(
         path = checkpoint_path(checkpoints, name, own.evaluator_cfg.restore_hint)
         which = str(path if path.is_file() else checkpoint_path(checkpoints, name, "last"))
     results = test_config(tested, here, folder, which)
-    firsts = [results["metrics"].get(f"{name} Rank-1".strip()) for name in results["conditions"]]
+    firsts = [results["metrics"].get(f"{name} Rank-1".strip()) for name in results.get("conditions", ())]
     averaged = {"mean Rank-1": mean(firsts)} if len(firsts) > 1 and None not in firsts else {}
-    kept = ("iteration", "seed", "metrics", "protocol", "probes", "gallery", "weights", "data", "versions")
-    return {**results["metrics"], **averaged}, {key: results[key] for key in kept}
+    kept = ("iteration", "seed", "metrics", "protocol", "probes", "gallery", "checkpoint", "other_checkpoint",
+            "weights", "data", "versions")
+    return {**results["metrics"], **averaged}, {key: results[key] for key in kept if key in results}
 
 
 def beside(row: Published, figures: Mapping[str, float]) -> list[dict[str, Any]]:

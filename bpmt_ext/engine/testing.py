@@ -40,17 +40,14 @@ def test_config(
     splits = load_data(settings)
     check_protocol(settings, splits)
     e, folder = settings.evaluator_cfg, run_folder(settings, output, testing=True)
-    hint = e.restore_hint if which is None else which
+    hint, path = checkpoint_to_test(settings, output, which)
 
-    def file(name: int | str) -> Path:
+    def file(name: str) -> Path:
         return checkpoint_path(folder / "checkpoints", e.save_name, name)
 
-    path = file(hint) if isinstance(hint, int) or hint in ("last", "best") else Path(hint)
-    if hint == "best" and not path.is_file():  # trained without validation
-        hint, path = "last", file("last")
     state = load_checkpoint(path, trust)
     # the head is as wide as it was in training, whatever data this test has
-    classes = _classes(state["model"], get_method(settings.model_cfg.model))
+    classes = head_classes(state["model"], get_method(settings.model_cfg.model))
     run = build_run(settings, splits, world, folder, classes=classes)
     both: dict[str, dict[str, Any]] = {}
     if classifies(settings) and hint in ("last", "best") and file("best").is_file():
@@ -66,7 +63,20 @@ def test_config(
     return score(run, iteration=int(state.get("iteration", 0)), write=world.main, more=more)
 
 
-def _classes(weights: Mapping[str, torch.Tensor], method: Method) -> int | None:
+def checkpoint_to_test(settings: Settings, output: Path, which: int | str | None = None) -> tuple[int | str, Path]:
+    """What is tested, an iteration, `last`, `best` or a path, and its file. which: in place of restore_hint."""
+    e = settings.evaluator_cfg
+    folder = run_folder(settings, output, testing=True) / "checkpoints"
+    hint = e.restore_hint if which is None else which
+    if not isinstance(hint, int) and hint not in ("last", "best"):
+        return hint, Path(hint)
+    path = checkpoint_path(folder, e.save_name, hint)
+    if hint == "best" and not path.is_file():  # trained without validation
+        return "last", checkpoint_path(folder, e.save_name, "last")
+    return hint, path
+
+
+def head_classes(weights: Mapping[str, torch.Tensor], method: Method) -> int | None:
     """The number of classes a checkpoint's head tells apart; None if it has none."""
     for key, axis in method.classifier:
         if key in weights:

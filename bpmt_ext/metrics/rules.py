@@ -44,6 +44,8 @@ _CCPG = {
     "CL": (("U0_D0_BG", "U0_D0"), ("U1_D1", "U2_D2", "U3_D3")), "UP": (("U3_D3",), ("U0_D3",)),
     "DN": (("U1_D0",), ("U1_D1",)), "BG": (("U0_D0_BG",), ("U0_D0",)),
 }  # fmt: skip
+_PSYMO = ("NM", "BG", "CL", "PH", "TXT", "WSF", "WSS")  # each in one walk but the first, whose first is the gallery
+_PSYMO_PROBES = {name: f"{name.lower()}-{'02' if name == 'NM' else '01'}" for name in _PSYMO}
 
 PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = MappingProxyType(
     {
@@ -64,6 +66,19 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = MappingProxyType(
             "OUMVLP": Protocol(_OUMVLP, (Matrix(), _POOLED), **_VIEWS),
             "SUSTech1K": Protocol(
                 tuple(Condition(name, with_type(*parts), with_type("00-nm")) for name, parts in _SUSTECH1K.items()),
+                (Matrix(), _POOLED), **_VIEWS,
+            ),
+            "USF": Protocol(  # a recording is cut into pieces, gallery-<k>; everybody is in the gallery
+                tuple(Condition(name, with_type(f"probe{name}-"), with_type("gallery-")) for name in "ABC"),
+                (Ranking(every_probe=True),),
+            ),
+            "PsyMo": Protocol(  # a view is <angle>-<direction>
+                tuple(
+                    Condition(name, of_type(*kinds), of_type("nm-01")) for name, kinds in (
+                        *((name, (kind,)) for name, kind in _PSYMO_PROBES.items()),
+                        ("Overall", tuple(_PSYMO_PROBES.values())),
+                    )
+                ),
                 (Matrix(), _POOLED), **_VIEWS,
             ),
         },

@@ -1,15 +1,15 @@
-"""Pose sequences [(t, v, c)] in, embeddings (n, d, 1) out: comparisons that have learned nothing.
+"""Pose sequences [(t, v, c)] or silhouettes in, embeddings (n, d, 1) out: comparisons that have learned nothing.
 
 A network that does not beat them clearly has learned nothing about walking (specs/protocols.md, section 9). Each
 measures n sequences as a row of d numbers; `embed` standardises them on the training sequences. Letters: n sequences,
 t frames, v joints, c channels, of which the first `skeleton.dims` are coordinates (x, y[, z], y vertical) and a
-confidence may follow.
+confidence may follow. Silhouettes have one of their own, (t, h, w) a sequence, which is not standardised.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -51,7 +51,8 @@ def single_frame(sequences: Poses, skeleton: Skeleton) -> np.ndarray:
 
 
 def cadence(sequences: Poses, skeleton: Skeleton) -> np.ndarray:
-    """How fast and how wide the limbs swing -> (n, 2 * pairs); pairs are the ankles, then the wrists, where known.
+    """How fast and how wide the limbs swing -> (n, 2 * pairs); pairs are the ankles, then the wrists, where known, else
+    the ends of legs and arms.
 
     Of the distance between left and right, over time, in body heights: its dominant frequency (cycles per frame; a
     step each, for the distance peaks twice a stride) and its standard deviation. Both are 0 where nothing moves.
@@ -72,6 +73,20 @@ YARDSTICKS: Mapping[str, Callable[[Poses, Skeleton], np.ndarray]] = MappingProxy
         "single_frame": single_frame,
         "cadence": cadence,
     }
+)
+
+
+def gait_energy_image(sequences: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean of the silhouettes (t, h, w) over time (Han and Bhanu, PAMI 2006) -> (n, h * w, 1) float32.
+
+    Raw pixels, compared by their Euclidean distance as is usual: standardised ones would let the pixels count most that
+    hardly ever change.
+    """
+    return np.stack([np.asarray(clip, dtype=np.float64).mean(0).ravel() for clip in sequences])[..., None].astype("f4")
+
+
+SILHOUETTE_YARDSTICKS: Mapping[str, Callable[[Iterable[np.ndarray]], np.ndarray]] = MappingProxyType(
+    {"gait_energy_image": gait_energy_image}
 )
 
 
@@ -116,13 +131,17 @@ def dominant_frequency(signals: np.ndarray) -> np.ndarray:
 
 
 def _limb_pairs(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
-    """Joints of the two ankles and the two wrists -> left or right (pairs,), the other side (pairs,)."""
+    """Joints of the two ankles and the two wrists -> left or right (pairs,), the other side (pairs,).
+
+    Of a skeleton that names neither, the last joints of its legs and arms.
+    """
     pairs = []
     for word in ("ankle", "wrist"):
         found = [i for i, joint in enumerate(skeleton.joints) if word in joint.lower()]
         pairs += [(i, skeleton.mirror[i]) for i in found[:1]]
     if not pairs:
-        raise UserError(f"skeleton {skeleton.name} names neither ankles nor wrists: cadence needs one of the two.")
+        ends = (skeleton.parts[3][-1], skeleton.parts[1][-1])
+        pairs = [(i, skeleton.mirror[i]) for i in ends]
     return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
 
 

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bpmt_ext.nets.grouped import GroupedCrossAttention, GroupedEncoder, GroupedLinear
+from bpmt_ext.nets.grouped import GroupedCrossAttention, GroupedLinear
+from bpmt_ext.nets.iip import class_pool, classes_of_parts, connected_layers, t1_encoder, t2_encoder
+from bpmt_ext.nets.iip_tokens import t1_embedding
 from bpmt_ext.nets.layers import Slots, Streams, cut_windows, pool_windows, position_table, set_mode, set_trainable
 from bpmt_ext.skeletons import Skeleton
 
@@ -57,7 +59,10 @@ class PartEmbedding(nn.Module):
 
 
 class PartEncoder(nn.Module):
-    """Pose (n, t, v, c), mask (n, t) -> F (p, n, t, d): T1, one encoder per part, or one for all if `shared`."""
+    """Pose (n, t, v, c), mask (n, t) -> F (p, n, t, d): T1, one encoder per part, or one for all if `shared`.
+
+    kind: `plain`, or one of iip.py's. fc: fully connected layers behind the encoder.
+    """
 
     def __init__(
         self,
@@ -69,6 +74,8 @@ class PartEncoder(nn.Module):
         max_frames: int,
         position_start: str,
         shared: bool,
+        kind: str,
+        fc: int,
         heads: int,
         layers: int,
         feedforward: int,
@@ -78,25 +85,22 @@ class PartEncoder(nn.Module):
         super().__init__()
         self.slots = Slots(skeleton.parts)
         self.streams = Streams(skeleton=skeleton, slots=self.slots, streams=streams, standardise=standardise)
-        groups = 1 if shared else self.slots.parts
-        self.embedding = PartEmbedding(slots=self.slots, channels=self.streams.channels, width=width)
+        groups = 1 if shared or kind == "iip_full" else self.slots.parts
+        given = {"slots": self.slots, "channels": self.streams.channels, "width": width}
+        self.embedding = PartEmbedding(**given) if kind == "plain" else t1_embedding(kind, **given)
         self.positions = nn.Parameter(position_table(groups, max_frames, width, position_start))
-        self.encoder = GroupedEncoder(
-            groups=groups,
-            width=width,
-            heads=heads,
-            layers=layers,
-            feedforward=feedforward,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-        )
+        self.encoder = t1_encoder(
+            kind, groups=groups, slots=self.slots, width=width, heads=heads, layers=layers, feedforward=feedforward,
+            dropout=dropout, attention_dropout=attention_dropout,
+        )  # fmt: skip
+        self.fc = connected_layers(fc, groups=groups, width=width)
 
-    def encode(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """Embedded frames (p, n, t, d) -> (p, n, t, d)."""
-        return self.encoder(embedded + self.positions[:, None, : mask.shape[1]], mask)
+    def encode(self, embedded: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
+        """Embedded frames (p, n, t, d) -> (p, n, t, d). told: a list that gets the class tokens of an iip encoder."""
+        return self.fc(self.encoder(embedded + self.positions[:, None, : mask.shape[1]], mask, *told))
 
-    def forward(self, pose: Tensor, mask: Tensor) -> Tensor:
-        return self.encode(self.embedding(self.streams(pose, mask)), mask)
+    def forward(self, pose: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
+        return self.encode(self.embedding(self.streams(pose, mask)), mask, *told)
 
 
 class PairEncoder(nn.Module):
@@ -104,7 +108,8 @@ class PairEncoder(nn.Module):
 
     A' = CA(F_A, F_B), B' = CA(F_B, F_A) with the pair's own weights both ways; T2 reads [A'; B'] along time and is
     cut in the middle again. positions: `none` (the thesis) or `temporal+segment` (learned frame and A/B vectors).
-    Where T2 or the cross-attention is shared, a learned vector per part tells whose features they are.
+    Where T2 or the cross-attention is shared, a learned vector per part tells whose features they are. kind: `plain`
+    or `iip_pair` (iip.py).
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class PairEncoder(nn.Module):
         share_cross: bool,
         positions: str,
         position_start: str,
+        kind: str = "plain",
         heads: int,
         layers: int,
         feedforward: int,
@@ -131,15 +137,10 @@ class PairEncoder(nn.Module):
         self.register_buffer("second", torch.tensor([b for _, b in self.pairs]), persistent=False)
         cross_groups, groups = (1 if shared else len(self.pairs) for shared in (share_cross, share_t2))
         self.cross = GroupedCrossAttention(groups=cross_groups, width=width, heads=heads, dropout=dropout)
-        self.encoder = GroupedEncoder(
-            groups=groups,
-            width=width,
-            heads=heads,
-            layers=layers,
-            feedforward=feedforward,
-            dropout=dropout,
+        self.encoder = t2_encoder(
+            kind, groups=groups, width=width, heads=heads, layers=layers, feedforward=feedforward, dropout=dropout,
             attention_dropout=attention_dropout,
-        )
+        )  # fmt: skip
         with_part = share_t2 or share_cross
         self.part_vectors = nn.Parameter(0.02 * torch.randn(parts, 1, 1, width)) if with_part else None
         with_position = positions != "none"
@@ -147,7 +148,7 @@ class PairEncoder(nn.Module):
         table = position_table(groups, max_frames, width, position_start)[:, None, None]
         self.positions = nn.Parameter(table) if with_position else None  # (g, 1, 1, t, d)
 
-    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
         _, n, t, d = features.shape
         if self.part_vectors is not None:
             features = features + self.part_vectors
@@ -158,7 +159,7 @@ class PairEncoder(nn.Module):
         if self.segments is not None:
             z = z + self.segments + self.positions[:, :, :, :t]
         z = z.transpose(1, 2).reshape(-1, n, 2 * t, d)  # [A'; B'] along time
-        u = self.encoder(z, mask.repeat(1, 2))
+        u = self.encoder(z, mask.repeat(1, 2), *told)
         return u.reshape(-1, n, 2, t, d).transpose(1, 2)
 
 
@@ -212,7 +213,8 @@ class BPMT(nn.Module):
     `feature` is the part FC (what metric losses see), `embedding` its BatchNorm output (what is compared at test).
     Sequences longer than `max_frames` are read window by window and pooled over all their frames.
     num_class 0 leaves the classifier out. freeze_t1, freeze_t2: `yes` (frozen, in eval mode), `no`, or `last_layer`
-    (only the last encoder layer trains).
+    (only the last encoder layer trains). t1_encoder, t2_encoder: `plain` or IIP-Transformer's (iip.py); t1_fc: fully
+    connected layers after T1; pool `..._cls`: their class tokens join the pooled features.
     """
 
     def __init__(
@@ -236,6 +238,9 @@ class BPMT(nn.Module):
         t2_positions: str = "temporal+segment",
         freeze_t1: str = "no",
         freeze_t2: str = "no",
+        t1_encoder: str = "plain",
+        t2_encoder: str = "plain",
+        t1_fc: int = 0,
         pool: str = "mean",
         head: str = "part",
         embedding_width: int = 128,
@@ -244,29 +249,18 @@ class BPMT(nn.Module):
         super().__init__()
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         self.t1 = PartEncoder(
-            skeleton=skeleton,
-            streams=streams,
-            standardise=standardise,
-            max_frames=max_frames,
-            position_start=position_start,
-            shared=share_t1,
-            **sizes,
-        )
+            skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, **sizes,
+        )  # fmt: skip
         self.parts = parts = len(skeleton.parts)
         self.t2 = PairEncoder(
-            parts=parts,
-            max_frames=max_frames,
-            share_t2=share_t2,
-            share_cross=share_cross,
-            positions=t2_positions,
-            position_start=position_start,
-            **sizes,
-        )
+            parts=parts, max_frames=max_frames, share_t2=share_t2, share_cross=share_cross, positions=t2_positions,
+            position_start=position_start, kind=t2_encoder, **sizes,
+        )  # fmt: skip
         self.fuse = GroupedCrossAttention(groups=parts, width=width, heads=heads, dropout=dropout)
-        if pool not in ("mean", "max", "mean_max"):
-            raise ValueError(f"pool must be mean, max or mean_max, not {pool!r}")
-        self.max_frames, self.pool = max_frames, pool
-        pooled = 2 * width if pool == "mean_max" else width
+        self.max_frames = max_frames
+        self.pool, self.hear = class_pool(pool, (t1_encoder, t2_encoder))
+        self.pooled = pooled = ((2 if self.pool == "mean_max" else 1) + sum(self.hear)) * width
         if head == "part":
             self.head: nn.Module = PartHead(
                 parts=parts, inputs=pooled, outputs=embedding_width, classes=num_class, classifier=classifier
@@ -293,11 +287,14 @@ class BPMT(nn.Module):
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
         windows = cut_windows(pose, mask, self.max_frames)
-        parts = self.t1(windows.pose, windows.mask)  # F (p, m, w, d)
-        pairs = self.t2(parts, windows.mask)  # U (q, 2, m, w, d)
+        told: list[Tensor] = []  # class tokens of the stages that are heard
+        parts = self.t1(windows.pose, windows.mask, *[told] * self.hear[0])  # F (p, m, w, d)
+        pairs = self.t2(parts, windows.mask, *[told] * self.hear[1])  # U (q, 2, m, w, d)
         said = _part_order(pairs, pairs=self.t2.pairs)  # (p, m, 4 w, d)
         fused = self.fuse(parts, said, windows.mask.repeat(1, 4))  # C (p, m, w, d)
-        return self.head(pool_windows(fused, windows, len(pose), self.pool))
+        pooled = pool_windows(fused, windows, len(pose), self.pool)
+        classes = classes_of_parts(told, windows, len(pose), self.parts, self.t2.pairs)
+        return self.head(torch.cat([pooled, *classes], 2) if classes else pooled)
 
 
 def encoder_sizes(

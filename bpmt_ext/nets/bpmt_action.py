@@ -68,6 +68,9 @@ class BPMTAction(BPMT):
         t2_positions: str = "temporal+segment",
         freeze_t1: str = "no",
         freeze_t2: str = "no",
+        t1_encoder: str = "plain",
+        t2_encoder: str = "plain",
+        t1_fc: int = 0,
         pool: str = "mean",
         bodies: int = 1,
         head: str = "linear",
@@ -82,14 +85,13 @@ class BPMTAction(BPMT):
             layers=layers, feedforward=feedforward, dropout=dropout, attention_dropout=attention_dropout,
             max_frames=max_frames, position_start=position_start, share_t1=share_t1, share_t2=share_t2,
             share_cross=share_cross, t2_positions=t2_positions, freeze_t1=freeze_t1, freeze_t2=freeze_t2, pool=pool,
-            head="concat",
+            t1_encoder=t1_encoder, t2_encoder=t2_encoder, t1_fc=t1_fc, head="concat",
         )  # fmt: skip
         self.bodies, self.takes = bodies, (bodies * skeleton.num_joints, self.t1.streams.needed)
-        pooled = 2 * width if pool == "mean_max" else width
         self.head = (
-            PartClasses(parts=self.parts, inputs=pooled, classes=num_class, dropout=head_dropout)
+            PartClasses(parts=self.parts, inputs=self.pooled, classes=num_class, dropout=head_dropout)
             if head == "part"
-            else JoinedHead(inputs=self.parts * pooled, classes=num_class, kind=head, dropout=head_dropout)
+            else JoinedHead(inputs=self.parts * self.pooled, classes=num_class, kind=head, dropout=head_dropout)
         )
 
     def fit(self, pose: Tensor, mask: Tensor) -> None:

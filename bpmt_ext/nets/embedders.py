@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bpmt_ext.nets.bpmt import PartEmbedding
 from bpmt_ext.nets.grouped import GroupedEncoderLayer
-from bpmt_ext.nets.layers import Slots, Streams
+from bpmt_ext.nets.layers import STREAMS, Slots, Streams
 from bpmt_ext.skeletons import Skeleton
 
 EMBEDDERS = ("linear", "conv", "joints", "joint_shares", "graph", "parts", "spacetime")
@@ -62,8 +62,8 @@ class BodyStreams(Streams):
     """Pose (n, t, v, c), mask (n, t) -> standardised input streams of every joint (n, t, v, c').
 
     streams: any of `joint`, `bone` (joint minus its parent), `line` (slope and intercept of the bone; 2D only, instead
-    of bone), `velocity` and `confidence`; unlike in BPMT `joint` may be left out. A root has no parent, its bone is 0
-    (the original's Penn tree gives that row to a second bone of the right shoulder).
+    of bone), `velocity`, `confidence` and `bone_velocity`; unlike in BPMT `joint` may be left out. A root has no
+    parent, its bone is 0 (the original's Penn tree gives that row to a second bone of the right shoulder).
     standardise: as in Streams; `part` is one deviation per channel of the whole body.
     """
 
@@ -71,8 +71,8 @@ class BodyStreams(Streams):
 
     def __init__(self, *, skeleton: Skeleton, streams: tuple[str, ...], standardise: str) -> None:
         chosen = set(streams)
-        if not chosen or chosen - {"joint", "bone", "line", "velocity", "confidence"} or {"bone", "line"} <= chosen:
-            raise ValueError(f"streams may hold joint, bone or line, velocity, confidence; got {list(streams)}")
+        if not chosen or chosen - {*STREAMS, "line"} or {"bone", "line"} <= chosen:
+            raise ValueError(f"streams may hold {', '.join(STREAMS)}, or line for bone; got {list(streams)}")
         line = "line" in chosen
         if line and skeleton.dims != 2:
             raise ValueError(f"streams: line is defined in the image plane; {skeleton.name} has {skeleton.dims} axes")

@@ -111,11 +111,15 @@ class Slots(nn.Module):
         self.count, self.parts = len(rows), len(parts)
 
 
+STREAMS = ("joint", "bone", "velocity", "confidence", "bone_velocity")  # in this order side by side
+
+
 class Streams(nn.Module):
     """Pose (n, t, v, c) and mask (n, t) -> standardised input streams of every slot (n, t, s, c').
 
-    streams: any of `joint` (coordinates), `bone` (joint minus its parent), `velocity` (next frame minus this one) and
-    `confidence` (the channel after the coordinates); c' counts their channels, `joint` always first.
+    streams: any of `joint` (coordinates), `bone` (joint minus its parent), `velocity` (next frame minus this one),
+    `confidence` (the channel after the coordinates) and `bone_velocity` (the bone's velocity); c' counts their
+    channels, `joint` always first.
     standardise: `joint` divides by a standard deviation per joint and channel, `part` by one per part and channel
     (proportions inside a part survive), `none` leaves the numbers as they come. Mean and deviation are buffers,
     taken once from training samples by `fit` and carried from stage to stage with the weights.
@@ -127,13 +131,12 @@ class Streams(nn.Module):
 
     def __init__(self, *, skeleton: Skeleton, slots: Slots, streams: tuple[str, ...], standardise: str) -> None:
         super().__init__()
-        unknown = set(streams) - {"joint", "bone", "velocity", "confidence"}
-        if unknown or "joint" not in streams:
-            raise ValueError(f"streams must hold joint and may hold bone, velocity, confidence; got {list(streams)}")
+        if set(streams) - set(STREAMS) or "joint" not in streams:
+            raise ValueError(f"streams must hold joint and may hold {', '.join(STREAMS[1:])}; got {list(streams)}")
         if standardise not in ("joint", "part", "none"):
             raise ValueError(f"standardise must be joint, part or none, not {standardise!r}")
         self.skeleton, self.standardise, self.slots = skeleton, standardise, slots
-        self.names = tuple(name for name in ("joint", "bone", "velocity", "confidence") if name in streams)
+        self.names = tuple(name for name in STREAMS if name in streams)
         self.dims = skeleton.dims
         self.channels = sum(1 if name == "confidence" else self.dims for name in self.names)
         self.needed = self.dims + ("confidence" in self.names)
@@ -149,12 +152,16 @@ class Streams(nn.Module):
         parts = [joint]
         if "bone" in self.names:
             parts.append(joint - joint[:, :, self.parent])
-        if "velocity" in self.names:
+        if {"velocity", "bone_velocity"} & set(self.names):
             step = torch.diff(joint, dim=1, append=joint[:, -1:])  # 0 at the last frame
             follows = torch.cat([mask[:, 1:], mask.new_zeros(len(mask), 1)], dim=1) & mask
-            parts.append(step * follows[:, :, None, None])
+            step = step * follows[:, :, None, None]
+        if "velocity" in self.names:
+            parts.append(step)
         if "confidence" in self.names:
             parts.append(pose[..., self.dims : self.dims + 1])
+        if "bone_velocity" in self.names:
+            parts.append(step - step[:, :, self.parent])
         return torch.cat(parts, dim=-1)[:, :, self.slots.joint]
 
     @torch.no_grad()
@@ -187,7 +194,8 @@ class Streams(nn.Module):
         joint_hidden = joint_hidden.index_add(2, self.slots.joint, hidden.long()) > 0
         told = {"joint": ~hidden, "confidence": ~hidden}
         told["bone"] = ~(hidden | joint_hidden[:, :, self.parent][:, :, self.slots.joint])
-        told["velocity"] = ~(hidden | torch.cat([hidden[:, 1:], hidden.new_zeros(n, 1, s)], dim=1))
+        for still, moving in (("joint", "velocity"), ("bone", "bone_velocity")):
+            told[moving] = told[still] & torch.cat([told[still][:, 1:], told[still].new_ones(n, 1, s)], dim=1)
         width = {name: 1 if name == "confidence" else self.dims for name in self.names}
         return torch.cat([told[name][..., None].expand(n, t, s, width[name]) for name in self.names], dim=-1)
 

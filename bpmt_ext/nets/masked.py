@@ -117,6 +117,8 @@ class Masking(nn.Module):
         embedded = t1.embedding(streams * t1.streams.visible(hidden))
         if self.token is None:
             return embedded
+        if getattr(t1.embedding, "joints", False):
+            return t1.embedding.hide(embedded, hidden, self.token)
         if self.mode == "joint":  # each hidden joint adds its own token to its part
             token = self.token.new_zeros(self.slots.count, self.slots.parts, self.token.shape[1])
             token = token.index_put((torch.arange(len(token), device=hidden.device), self.slots.part), self.token)
@@ -212,6 +214,8 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         max_frames: int = 60,
         position_start: str = "sine",
         share_t1: bool = False,
+        t1_encoder: str = "plain",
+        t1_fc: int = 0,
         mask: str = "block",
         mask_ratio: float = 0.5,
         mask_block: int = 8,
@@ -222,14 +226,9 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
     ) -> None:
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
-            skeleton=skeleton,
-            streams=streams,
-            standardise=standardise,
-            max_frames=max_frames,
-            position_start=position_start,
-            shared=share_t1,
-            **sizes,
-        )
+            skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, **sizes,
+        )  # fmt: skip
         super().__init__(
             t1=t1,
             max_frames=max_frames,
@@ -276,6 +275,9 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         share_cross: bool = False,
         t2_positions: str = "temporal+segment",
         freeze_t1: str = "yes",
+        t1_encoder: str = "plain",
+        t2_encoder: str = "plain",
+        t1_fc: int = 0,
         mask: str = "block",
         mask_ratio: float = 0.5,
         mask_block: int = 8,
@@ -286,14 +288,9 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
     ) -> None:
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
-            skeleton=skeleton,
-            streams=streams,
-            standardise=standardise,
-            max_frames=max_frames,
-            position_start=position_start,
-            shared=share_t1,
-            **sizes,
-        )
+            skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, **sizes,
+        )  # fmt: skip
         super().__init__(
             t1=t1,
             max_frames=max_frames,
@@ -312,6 +309,7 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
             share_cross=share_cross,
             positions=t2_positions,
             position_start=position_start,
+            kind=t2_encoder,
             **sizes,
         )
         sides = torch.stack([self.t2.first, self.t2.second], dim=1).flatten()  # (2 q,) the part of each side

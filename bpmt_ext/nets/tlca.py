@@ -26,6 +26,8 @@ from bpmt_ext.nets.grouped import (
     GroupedLayerNorm,
     GroupedLinear,
 )
+from bpmt_ext.nets.iip import connected_layers, t1_encoder
+from bpmt_ext.nets.iip_tokens import body_embedding
 from bpmt_ext.nets.layers import Windows, cut_windows, pool_windows, position_table, set_mode, set_trainable
 from bpmt_ext.skeletons import Skeleton
 
@@ -52,8 +54,9 @@ class BodyEncoder(nn.Module):
     """Pose (n, t, v, c), mask (n, t) -> E1 (1, n, t, d): T1, a transformer over the frames of the whole body.
 
     embedder: see embedders.py. position_start: `zero`, `normal` (truncated, deviation 0.02) or `sine` values of the
-    learned positions, max_frames rows of them. `windows` makes sequences of one body each, none longer than
-    max_frames, of poses of `bodies` people; with pad_mask False padded frames become real ones that hold zeros.
+    learned positions, max_frames rows of them. kind: `plain`, or an encoder of iip.py, which reads the pose itself; fc:
+    fully connected layers behind it. `windows` makes sequences of one body each, none longer than max_frames, of poses
+    of `bodies` people; with pad_mask False padded frames become real ones that hold zeros.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class BodyEncoder(nn.Module):
         position_start: str,
         pad_mask: bool,
         bodies: int,
+        kind: str,
+        fc: int,
         width: int,
         heads: int,
         layers: int,
@@ -81,8 +86,9 @@ class BodyEncoder(nn.Module):
         self.pad_mask, self.bodies, self.max_frames = pad_mask, bodies, max_frames
         self.streams = BodyStreams(skeleton=skeleton, streams=streams, standardise=standardise)
         self.takes = (bodies * skeleton.num_joints, self.streams.needed)
-        self.embedding = build_embedder(
-            embedder, skeleton=skeleton, channels=self.streams.inputs, width=width, **sizes
+        given = {"skeleton": skeleton, "channels": self.streams.inputs, "width": width}
+        self.embedding = (
+            build_embedder(embedder, **given, **sizes) if kind == "plain" else body_embedding(kind, embedder, **given)
         )
         if position_start == "normal":
             table = nn.init.trunc_normal_(torch.empty(1, max_frames, width), std=0.02)
@@ -91,7 +97,9 @@ class BodyEncoder(nn.Module):
         else:
             raise ValueError(f"position_start must be zero, normal or sine, not {position_start!r}")
         self.positions = nn.Parameter(table)
-        self.encoder = GroupedEncoder(groups=1, width=width, layers=layers, **sizes)
+        slots = getattr(self.embedding, "slots", None)
+        self.encoder = t1_encoder(kind, groups=1, slots=slots, join=True, width=width, layers=layers, **sizes)
+        self.fc = connected_layers(fc, groups=1, width=width)
         self.over_joints = None
         if embedder == "spacetime":
             share = joint_share(width, skeleton.num_joints, embedder)
@@ -112,11 +120,11 @@ class BodyEncoder(nn.Module):
         """Streams (n, t, v, c'), mask (n, t) -> (1, n, t, d)."""
         x = self.embedding(streams)[None] + self.positions[:, None, : mask.shape[1]]
         if self.over_joints is None:
-            return self.encoder(x, mask)
+            return self.fc(self.encoder(x, mask))
         for over_joints, over_time in zip(self.over_joints, self.encoder.layers, strict=True):
             joints = x[0].unflatten(2, (streams.shape[2], -1))  # (n, t, v, d/J)
             x = over_time(over_joints(joints).flatten(2)[None], mask)
-        return x
+        return self.fc(x)
 
     def forward(self, pose: Tensor, mask: Tensor) -> Tensor:
         return self.encode(self.streams(pose, mask), mask)
@@ -168,6 +176,7 @@ class TLCA(nn.Module):
     or `part`: BPMT's own (FC to embedding_width, BNNeck, classifier), for comparisons with it. num_class 0 leaves the
     classifier out. bodies: people in a pose; they share all weights, and their outputs are averaged.
     freeze_t1: `yes` (frozen, in eval mode), `no`, or `last_layer` (only the last encoder layer of T1 trains).
+    t1_encoder: `plain` or IIP-Transformer's (iip.py); t1_fc: fully connected layers after T1.
     """
 
     def __init__(
@@ -189,6 +198,8 @@ class TLCA(nn.Module):
         pad_mask: bool = True,
         bodies: int = 1,
         freeze_t1: str = "no",
+        t1_encoder: str = "plain",
+        t1_fc: int = 0,
         t2_dropout: float | None = None,
         fusion: str = "cross",
         pool: str = "mean",
@@ -201,13 +212,11 @@ class TLCA(nn.Module):
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         self.t1 = BodyEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, embedder=embedder, max_frames=max_frames,
-            position_start=position_start, pad_mask=pad_mask, bodies=bodies, **sizes,
+            position_start=position_start, pad_mask=pad_mask, bodies=bodies, kind=t1_encoder, fc=t1_fc, **sizes,
         )  # fmt: skip
         self.bodies, self.takes = bodies, self.t1.takes
         later = dropout if t2_dropout is None else t2_dropout
-        self.t2 = GroupedEncoder(
-            groups=1, **encoder_sizes(width, heads, layers, feedforward, later, attention_dropout)
-        )
+        self.t2 = GroupedEncoder(groups=1, **encoder_sizes(width, heads, layers, feedforward, later, attention_dropout))
         if fusion not in ("cross", "ffn"):
             raise ValueError(f"fusion must be cross or ffn, not {fusion!r}")
         cross = fusion == "cross"
@@ -287,6 +296,8 @@ class TLCA_T1(nn.Module):  # noqa: N801 - the name in the configs
         position_start: str = "sine",
         pad_mask: bool = True,
         bodies: int = 1,
+        t1_encoder: str = "plain",
+        t1_fc: int = 0,
         mask: str = "joint",
         mask_ratio: float = 0.3,
         decoder: str = "linear",
@@ -300,13 +311,11 @@ class TLCA_T1(nn.Module):  # noqa: N801 - the name in the configs
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         self.t1 = BodyEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, embedder=embedder, max_frames=max_frames,
-            position_start=position_start, pad_mask=pad_mask, bodies=bodies, **sizes,
+            position_start=position_start, pad_mask=pad_mask, bodies=bodies, kind=t1_encoder, fc=t1_fc, **sizes,
         )  # fmt: skip
         self.bodies, self.takes = bodies, self.t1.takes
         self.mode, self.ratio, self.skip_unseen = mask, mask_ratio, skip_unseen and pad_mask
-        self.decoder = Decoder(
-            width=width, joints=skeleton.num_joints, channels=self.t1.streams.inputs, kind=decoder
-        )
+        self.decoder = Decoder(width=width, joints=skeleton.num_joints, channels=self.t1.streams.inputs, kind=decoder)
 
     def fit(self, pose: Tensor, mask: Tensor) -> None:
         """Take the input statistics from training samples, once."""

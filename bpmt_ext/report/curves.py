@@ -14,7 +14,7 @@ from bpmt_ext.report.pictures import save_png
 _COLOURS = {"train": "#1f77b4", "validation": "#d62728"}
 
 
-def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def panels_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """(title, figure names) of each panel: losses together, then accuracies, then the learning rate."""
     names = {name for row in rows for name in row} - {"iteration", "split"}
     per_part = {n for n in names if n.startswith("part/")}
@@ -31,7 +31,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "
 
     rows: {"iteration", "split", figures...}; nothing is written without rows.
     """
-    panels = _panels(rows)
+    panels = panels_of(rows)
     if not panels:
         return
     figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")

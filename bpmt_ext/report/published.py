@@ -83,6 +83,6 @@ def read_published(path: Path = FILE) -> list[Published]:
 
 
 def published_for(dataset: str, rows: list[Published] | None = None) -> list[Published]:
-    """The rows quoted for one data set (its own table), best Rank-1 last where they have it."""
+    """The rows quoted for one data set (its own table), best Rank-1 or top1 last where they have it."""
     found = [row for row in (read_published() if rows is None else rows) if row.table.lower() == dataset.lower()]
-    return sorted(found, key=lambda row: row.metrics.get("Rank-1", 0.0))
+    return sorted(found, key=lambda row: row.metrics.get("Rank-1", row.metrics.get("top1", 0.0)))
