@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -83,7 +84,11 @@ def test_every_sequence_becomes_a_pose_in_an_order_of_the_training_set(
     here: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["landmarks", "--cfgs", "landmarks.yaml", "--output", "poses"]) == 0
-    assert "hardly left the middle" in capsys.readouterr().err, "three steps move no landmark"
+    assert "hardly left the middle" not in capsys.readouterr().err, "they start in different places"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bpmt_ext.engine.landmarks.mean_places", lambda made: ([0.0] * 25, [0.01] * 25))
+        assert main(["landmarks", "--cfgs", "landmarks.yaml", "--output", "collapsed"]) == 0
+    assert "hardly left the middle" in capsys.readouterr().err
     files = {path.relative_to("silhouettes") for path in Path("silhouettes").rglob("*.pkl")}
     assert {path.relative_to("poses") for path in Path("poses").rglob("*.pkl")} == files and len(files) == 5 * 2 * 2
     assert Path("poses/partition.json").read_text() == Path("silhouettes/partition.json").read_text()
@@ -194,3 +199,27 @@ def test_the_order_is_that_of_the_format() -> None:
 def test_equal_places_keep_the_networks_order() -> None:
     assert canonical_order([0.0] * 25, [0.0] * 25)[:2] == [0, 1]
     assert canonical_order([0.0] * 25, [0.0] * 25) == canonical_order([1.0] * 25, [2.0] * 25)
+
+
+def test_the_landmark_check_measures_the_trained_network(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools/landmark_check.py"))
+    monkeypatch.chdir(trained)
+    assert tool["main"](["--cfgs", "landmarks.yaml", "--json", "check.json"]) == 0
+    found = json.loads(Path("check.json").read_text())
+    assert found["trained"] != found["fresh"] and all(np.isfinite(list(row.values())).all() for row in found.values())
+
+    class Middle(torch.nn.Module):  # one landmark: the figure's centre of mass, which moves as the figure does
+        def landmarks(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            y, x = torch.meshgrid(torch.arange(64.0), torch.arange(44.0), indexing="ij")
+            whole = frames.sum((2, 3))
+            places = torch.stack([(frames * axis).sum((2, 3)) / whole for axis in (x, y)], -1)
+            return ((places - 1.5) / 4 / (torch.tensor([11, 16]) - 1) * 2 - 1)[:, :, None]
+
+    frames = torch.zeros(2, 6, 64, 44)
+    for t in range(6):
+        frames[:, t, 20:30, 10 + t : 20 + t] = 1
+    slope, missed = tool["shift_answer"](Middle(), frames, torch.ones(2, 6, dtype=torch.bool))
+    assert slope == pytest.approx(1, abs=1e-5) and missed < 1e-4
+    series = torch.tensor([[0.0, 1, 3, 2, 9], [1, 1, 1, 1, 1]])
+    real = torch.tensor([[True, True, True, True, False], [True] * 5])
+    assert tool["correlation"](series, 2 * series + 5, real).tolist() == pytest.approx([1.0])

@@ -1,4 +1,4 @@
-"""The README's own text in; its commands run on made-up Gait3D recordings, its examples load, its pictures exist."""
+"""The README and the pages it points to in; their commands run or parse, the examples load, the pictures exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from bpmt_ext.synthetic import write_raw_gait3d
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^[ ]*```\w*\n(.*?)^[ ]*```$", TEXT, re.S | re.M)
+PAGES = [TEXT, *((ROOT / f"docs/{name}.md").read_text("utf-8") for name in ("people", "pictures", "silhouettes"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"^[ ]*```\w*\n(.*?)^[ ]*```$", page, re.S | re.M)]
 TINY = [
     "model_cfg.width=16", "model_cfg.layers=1", "model_cfg.heads=2", "trainer_cfg.total_iter=2",
     "trainer_cfg.val_iter=2", "data_cfg.num_workers=0", "trainer_cfg.sampler.batch_size=[2,2]",

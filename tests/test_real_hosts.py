@@ -22,6 +22,7 @@ from bpmt_ext.engine.testing import test_config as run_test
 from bpmt_ext.hosts.checkouts import HOSTS, find_host
 from bpmt_ext.hosts.configs import last_checkpoint
 from bpmt_ext.synthetic import write_dataset
+from bpmt_ext.synthetic_silhouettes import write_silhouettes
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "host_on_cpu.py"
 STAGES = {"BPMT_T1": "bpmt_gait3d_t1", "BPMT_T2": "bpmt_gait3d_t2", "BPMT": "bpmt_gait3d"}
@@ -43,9 +44,9 @@ def as_gait3d(root: Path, partition: Path, official: Path) -> None:
     partition.write_text(json.dumps(lists | new_lists))
 
 
-def run(checkout: Path, name: str, phase: str) -> str:
+def run(checkout: Path, name: str, phase: str, folder: str = "bpmt") -> str:
     """One run of the unmodified host on a CPU; what it said."""
-    command = [sys.executable, str(TOOL), str(checkout), "--cfgs", f"configs/bpmt/{name}.yaml", "--phase", phase]
+    command = [sys.executable, str(TOOL), str(checkout), "--cfgs", f"configs/{folder}/{name}.yaml", "--phase", phase]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     said = done.stdout + done.stderr
@@ -106,3 +107,33 @@ def test_link_train_three_stages_test_unlink(checkout: Path, tmp_path: Path) -> 
     assert not list(checkout.rglob("*bpmt_ext*"))
     shutil.rmtree(checkout / "output")  # the results; everything else is as it was
     assert status(checkout) == []
+
+
+def test_silhouettes_in_three_steps(checkout: Path, tmp_path: Path) -> None:
+    root = tmp_path / "silhouettes"
+    partition = write_silhouettes(root, train=3, test=2, cameras=2, sequences={"nm": 6, "bg": 2, "cl": 2}, seed=0,
+                                  frames=(12, 16))  # fmt: skip
+    steps = [f"LandmarkGait_{name}_psymo" for name in ("Silh_to_Landmark", "Landmark_to_Parsing", "Recognition")]
+    every = [
+        f"data_cfg.dataset_root={root}", f"data_cfg.dataset_partition={partition}", "trainer_cfg.total_iter=4",
+        "trainer_cfg.save_iter=4", "trainer_cfg.log_iter=2", "trainer_cfg.sampler.batch_size=[2, 2]",
+        "data_cfg.test_dataset_name=CASIA-B", "trainer_cfg.with_test=false",
+    ]  # fmt: skip
+    inner = [f"{stage}.{text}" for stage in ("t1", "t2") for text in every if not text.startswith("data_cfg")]
+    configs = [f"configs/landmarkgait/{step}.yaml" for step in steps]
+    assert main(["link", str(checkout), "--cfgs", configs[-1], "--opts", *every, *inner]) == 0
+    weights = []
+    for step, config in zip(steps, configs, strict=True):
+        said = run(checkout, step, "train", "landmarkgait")
+        assert "Iteration 00004" in said and "nan" not in said.lower().split("iteration 00004")[1]
+        settings = load_settings(config, every)
+        path = checkout / last_checkpoint(settings)
+        weights.append(load_checkpoint(path)["model"])
+    first = [key for key in weights[0] if key.startswith("Backbone.extract")]
+    assert first and all(torch.equal(weights[0][key], weights[2][key]) for key in first)  # frozen ever after
+    assert bool(weights[1]["grouping.fitted"])
+    assert torch.equal(weights[1]["grouping.mean_y"], weights[2]["grouping.mean_y"])
+    ours = run_test(settings, World(0, 1, torch.device("cpu")), tmp_path / "engine", str(path))["metrics"]
+    said = run(checkout, steps[-1], "test", "landmarkgait")
+    print(f"in {checkout}: {said[-600:]}; in the engine: {ours}")
+    assert main(["unlink", str(checkout)]) == 0 and not list(checkout.rglob("*bpmt_ext*"))

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from bpmt_ext.draws import Draws
 from bpmt_ext.errors import UserError
+from bpmt_ext.exporting import exporting
 from bpmt_ext.skeletons import Skeleton, get_skeleton
 
 _FLAT = 1e-6  # a figure lower than this has no height to scale by
@@ -39,6 +40,20 @@ def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
 def pick(pose: Tensor, joints: Sequence[int]) -> Tensor:
     """(n, t, v, c) -> (n, t, len(joints), c); several times faster than indexing with a list."""
     return pose.index_select(2, torch.tensor(joints, device=pose.device))
+
+
+def sightings(seen: Tensor) -> tuple[Tensor, Tensor]:
+    """seen (k, t) -> the last frame up to each one that saw it, -1 if none did, and the first from it on, else t.
+
+    A table of the first, second, third ... sighting; ONNX has no running maximum.
+    """
+    k, t = seen.shape
+    count = seen.long().cumsum(1)
+    time = torch.arange(t, device=seen.device).expand(k, t)
+    table = torch.full((k, t + 2), -1, device=seen.device)
+    table = table.scatter(1, torch.where(seen, count, t + 1), time)  # in column 0 none, in the last one odds and ends
+    after = torch.where(count - seen.long() < count[:, -1:], table.gather(1, count - seen.long() + 1), t)
+    return table.gather(1, count), after
 
 
 def turn(place: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -159,7 +174,7 @@ class NormalizeEmpty(OnSkeleton):
     def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
         place, rest = self.divide(pose)
         lost = place[..., :1] == 0  # (n, t, v, 1)
-        if not lost.any():
+        if not exporting() and not lost.any():
             return pose
         before = lost.cumsum(2) - lost.long()  # lost joints of the frame that come first
         # A replacement turns the frame's sum s into r s - p, p the lost joint's old place: after k of them it is
@@ -222,13 +237,17 @@ class FillMissing(OnSkeleton):
         lost = (place == 0).all(-1)  # (n, t, v)
         if rest.shape[-1]:
             lost = lost | (rest[..., 0] == 0)
-        row, joint = lost.any(1).nonzero(as_tuple=True)  # the k tracks with something to fill
-        if not len(row):
+        if not exporting() and not lost.any():
             return pose
         tracks, gaps = place.transpose(1, 2).contiguous(), lost.transpose(1, 2).contiguous()  # (n, v, t, ...)
-        filled, ever = self.interpolate(tracks[row, joint], ~gaps[row, joint] & mask[row])
-        place = tracks.index_put((row, joint), filled).transpose(1, 2)
-        known = torch.ones_like(gaps[..., 0]).index_put((row, joint), ever)[:, None, :, None]  # (n, 1, v, 1)
+        if exporting():  # all of them; those without gaps stay as they are
+            filled, ever = self.interpolate(tracks.flatten(0, 1), (~gaps & mask[:, None]).flatten(0, 1))
+            place, known = filled.view_as(tracks).transpose(1, 2), ever.view(gaps.shape[:2])[:, None, :, None]
+        else:
+            row, joint = gaps.any(2).nonzero(as_tuple=True)  # the k tracks with something to fill
+            filled, ever = self.interpolate(tracks[row, joint], ~gaps[row, joint] & mask[row])
+            place = tracks.index_put((row, joint), filled).transpose(1, 2)
+            known = torch.ones_like(gaps[..., 0]).index_put((row, joint), ever)[:, None, :, None]  # (n, 1, v, 1)
         mean = (place * known).sum(2, keepdim=True) / known.sum(2, keepdim=True).clamp(min=1)
         return torch.cat([torch.where(known, place, mean), rest.masked_fill(lost[..., None], 0)], -1)
 
@@ -237,8 +256,11 @@ class FillMissing(OnSkeleton):
         """Tracks (k, t, d), seen (k, t) -> the tracks without gaps and ever (k,): whether there was a sighting."""
         t = track.shape[1]
         time = torch.arange(t, device=track.device)
-        before = torch.where(seen, time, -1).cummax(1).values
-        after = torch.where(seen, time, t).flip(1).cummin(1).values.flip(1)
+        if exporting():
+            before, after = sightings(seen)
+        else:
+            before = torch.where(seen, time, -1).cummax(1).values
+            after = torch.where(seen, time, t).flip(1).cummin(1).values.flip(1)
         low = torch.where(before >= 0, before, after).clamp(max=t - 1)
         high = torch.where(after < t, after, before).clamp(min=0)
         share = (time - low).clamp(min=0).to(track.dtype) / (high - low).clamp(min=1)

@@ -24,12 +24,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpmt_ext.exporting import exporting
 from bpmt_ext.nets.grouped import GroupedEncoder, GroupedLayerNorm, GroupedLinear
 from bpmt_ext.nets.iip_tokens import check_kind
 from bpmt_ext.nets.layers import Slots, Windows, pool_windows
 
 T2_ENCODERS = ("plain", "iip_pair")
 MOST_ROWS = 65_535  # of one call: a GPU's kernels count them along an axis that ends there
+
+
+def in_calls(x: Tensor) -> tuple[Tensor, ...]:
+    """Rows (m, ...) in pieces of at most MOST_ROWS; a graph, which is run elsewhere, has one."""
+    return (x,) if exporting() else x.split(MOST_ROWS)
 
 
 class IIPA(nn.Module):
@@ -61,8 +67,8 @@ class IIPA(nn.Module):
         if keep is not None:  # (g n a, 1, 1, b)
             keep = keep.expand(*shape[:3], k.shape[2]).flatten(0, 2)[:, None, None]
         dropout = self.dropout if self.training else 0.0
-        parts = [x.split(MOST_ROWS) for x in (q, k, v)]
-        keeps = [None] * len(parts[0]) if keep is None else keep.split(MOST_ROWS)
+        parts = [in_calls(x) for x in (q, k, v)]
+        keeps = [None] * len(parts[0]) if keep is None else in_calls(keep)
         out = [
             F.scaled_dot_product_attention(*row, attn_mask=real, dropout_p=dropout)
             for *row, real in zip(*parts, keeps, strict=True)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpmt_ext.exporting import exporting
 from bpmt_ext.nets.landmarks import Under
 from bpmt_ext.nets.parsing import LandmarkNet, Parsing, ParsingNet, start_weights
 from bpmt_ext.nets.partwise import BNNeck, PartLinear
@@ -131,7 +132,8 @@ class LandmarkGait(Parsing):
         other = clips.rolled if self.mix_axis == "time" else clips.swapped
         mixed = head.maximum(upper[other(3)]).maximum(lower[other(6)])
         length = clips.length * (3 / clips.length.clamp(1, 3)).ceil().long()  # 1 -> 3, 2 -> 4
-        number = torch.arange(max(int(length.max()), mask.shape[1]), device=mask.device)
+        most = mask.shape[1] + 3 if exporting() else max(int(length.max()), mask.shape[1])
+        number = torch.arange(most, device=mask.device)
         index = clips.first[:, None] + number % clips.length.clamp(min=1)[:, None]  # (n, t')
         real = number < length[:, None]
         maps = torch.stack([frames, head, upper, lower, mixed])[:, index.clamp(max=len(frames) - 1)]

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpmt_ext.draws import Draws
+from bpmt_ext.exporting import exporting
 
 SIZE = (64, 44)  # of a silhouette
 CELLS = (16, 11)  # of a heatmap
@@ -141,6 +142,20 @@ class Backbone(nn.Module):
         self.extract_landmark_2 = Predictor(channels[-1], landmarks)
         self.refine = refiner(channels)
 
+    @torch.no_grad()
+    def spread(self, deviation: float = 4.0) -> None:
+        """Start the landmarks in different places, with heatmaps whose logits have about this deviation.
+
+        With flat heatmaps all of them start in the middle of the picture, where k Gaussians add up to k and hide the
+        features, and their gradients are too small to move them for many hundred steps (figures: docs/silhouettes.md).
+        """
+        encoder, last = self.extract_landmark_1, self.extract_landmark_2.model_landmark
+        for conv in (module for module in encoder.modules() if isinstance(module, nn.Conv2d)):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="leaky_relu")
+        (conv,) = (module for module in last.modules() if isinstance(module, nn.Conv2d))
+        # He's rule hands the silhouettes' own root mean square on, some 0.2 over the cells, mean taken off
+        nn.init.normal_(conv.weight, std=deviation / (0.2 * conv.in_channels**0.5))
+
     def locate(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(m, 64, 44) -> landmarks (m, k, 2) and their peaks (m, k)."""
         return self.extract_landmark_2(self.extract_landmark_1(pictures(frames)))
@@ -186,7 +201,7 @@ def pictures(frames: Tensor) -> Tensor:
 
 def in_pieces(make: Callable[[Tensor | slice], tuple[Tensor, ...]], frames: Tensor) -> tuple[Tensor, ...]:
     """make(which frames) for all m frames, in pieces where no gradient is asked for, the results joined."""
-    if torch.is_grad_enabled() or len(frames) <= PIECE:
+    if torch.is_grad_enabled() or exporting() or len(frames) <= PIECE:
         return make(slice(None))
     made = [make(at) for at in torch.arange(len(frames), device=frames.device).split(PIECE)]
     return tuple(torch.cat(pieces) for pieces in zip(*made, strict=True))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bpmt_ext.exporting import exporting
 from bpmt_ext.skeletons import Skeleton
 
 
@@ -59,19 +60,26 @@ def cut_windows(pose: Tensor, mask: Tensor, width: int) -> Windows:
     length of the training clips; a longer walk is therefore read window by window (bpmt.md, open point 2).
     """
     n, t = mask.shape
-    if t <= width:
+    if t <= width and not exporting():
         index = torch.arange(n, device=pose.device)
         return Windows(pose, mask, index, torch.zeros_like(index))
     length = mask.sum(1)  # (n,)
     count = torch.div(length + width - 1, width, rounding_mode="floor").clamp(min=1)
-    owner = torch.repeat_interleave(torch.arange(n, device=pose.device), count)  # (m,)
-    number = torch.arange(len(owner), device=pose.device) - (count.cumsum(0) - count)[owner]
+    owner, number = _pieces(count, -(-t // width))  # (m,) each
     start = torch.div(number * length[owner], count[owner], rounding_mode="floor")
     stop = torch.div((number + 1) * length[owner], count[owner], rounding_mode="floor")
     frame = start[:, None] + torch.arange(width, device=pose.device)  # (m, w)
     real = frame < stop[:, None]
     last = (stop - 1).clamp(min=0)[:, None]
     return Windows(pose[owner[:, None], torch.minimum(frame, last)], real, owner, number)
+
+
+def _pieces(count: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """How many windows each sequence has (n,), at most so many -> the sequence and the number of each window (m,)."""
+    if exporting():  # one size that depends on the numbers, where repeat_interleave would make two
+        return (torch.arange(most, device=count.device) < count[:, None]).nonzero(as_tuple=True)
+    owner = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+    return owner, torch.arange(len(owner), device=count.device) - (count.cumsum(0) - count)[owner]
 
 
 def pool_windows(x: Tensor, windows: Windows, sequences: int, how: str) -> Tensor:

@@ -69,7 +69,8 @@ class Silhouettes(nn.Module):
             )
         if mask.shape != pose.shape[:2]:
             raise ValueError(f"mask must be {tuple(pose.shape[:2])} like the silhouettes, got {tuple(mask.shape)}")
-        return pose[mask], Clips(mask)
+        clips = Clips(mask)
+        return pose[clips.owner, clips.number], clips
 
     def scene(self, frames: Tensor, clips: Clips) -> Scene:
         """Features and landmarks of every frame, each encoded once: a frame's source is another row of the same."""
@@ -121,7 +122,7 @@ class LandmarkNet(Silhouettes):
     `half`: at most half the sequence, `fixed`, as published: whatever its length, so that 8 frames rebuild themselves.
     clip_heatmaps: cut sums of Gaussians at 1; as published they are not. skeleton is accepted and not used.
 
-    Initialisation: Xavier uniform; biases as torch has them.
+    Initialisation: Xavier uniform, biases as torch has them; the landmarks as `Backbone.spread` says.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class LandmarkNet(Silhouettes):
             clip_heatmaps=clip_heatmaps,
         )  # fmt: skip
         self.apply(start_weights)
+        self.Backbone.spread()
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, dict[str, Tensor] | Tensor]:
         frames, clips = self.packed(pose, mask)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpmt_ext.nets.gaitpt import coco_joints
-from bpmt_ext.nets.partwise import BNNeck, PartLinear
+from bpmt_ext.nets.partwise import BNNeck, PartLinear, padded
 from bpmt_ext.skeletons import Skeleton
 
 MAP = (2, 64, 44)  # limbs and joints, rows, columns
@@ -139,13 +139,14 @@ class SkeletonGait(nn.Module):
         if mask.shape != pose.shape[:2]:
             raise ValueError(f"mask must be {tuple(pose.shape[:2])} like the maps, got {tuple(mask.shape)}")
         n, t = mask.shape
-        real = None if bool(mask.all()) else mask.to(pose.dtype)
+        there = padded(mask)
+        real = None if there is None else there.to(pose.dtype)
         x = pose.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (n t, 2, 64, 44)
         x = self.layer1(self.layer0(x))  # (n t, d1, 64, 44)
         for stage in (self.layer2, self.layer3, self.layer4):  # down to (n t, d4, 16, 11)
             for block in stage:
                 x = block(x, n, real)
-        strips = self.pool(x.unflatten(0, (n, t)), mask if real is not None else None)  # (n, d4, 16)
+        strips = self.pool(x.unflatten(0, (n, t)), there)  # (n, d4, 16)
         feature = self.FCs(strips)
         embedding, logits = self.BNNecks(feature)
         out = {"feature": feature, "embedding": embedding if self.use_emb2 else feature}
