@@ -135,5 +135,6 @@ def test_silhouettes_in_three_steps(checkout: Path, tmp_path: Path) -> None:
     assert torch.equal(weights[1]["grouping.mean_y"], weights[2]["grouping.mean_y"])
     ours = run_test(settings, World(0, 1, torch.device("cpu")), tmp_path / "engine", str(path))["metrics"]
     said = run(checkout, steps[-1], "test", "landmarkgait")
-    print(f"in {checkout}: {said[-600:]}; in the engine: {ours}")
+    theirs = {f"{name} Rank-1": float(value) for name, value in re.findall(r"(\w\w)@R1: ([\d.]+)%", said)}
+    assert len(theirs) == 3 and theirs == pytest.approx({name: ours[name] for name in theirs}, abs=0.01)
     assert main(["unlink", str(checkout)]) == 0 and not list(checkout.rglob("*bpmt_ext*"))

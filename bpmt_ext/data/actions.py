@@ -51,7 +51,7 @@ class _Resized(Transform):
         place = (step * count / self.frames - 0.5).clamp(min=0).minimum(count - 1.0)  # (n, frames)
         low = place.floor().long()
         high = torch.minimum(low + 1, count - 1)
-        rows = torch.arange(len(pose), device=pose.device)[:, None]
+        rows = torch.arange(pose.shape[0], device=pose.device)[:, None]
         start, end = pose[rows, first + low], pose[rows, first + high]
         share = (place - low).to(pose.dtype)[..., None, None]
         return start + share * (end - start), torch.ones_like(low, dtype=torch.bool)

@@ -88,7 +88,7 @@ class FlipSequence(Transform):
 
     def apply(self, pose: Tensor, mask: Tensor, draws: Draws) -> Tensor:
         backwards = (mask.sum(1, keepdim=True) - 1 - torch.arange(pose.shape[1], device=pose.device)).clamp(min=0)
-        rows = torch.arange(len(pose), device=pose.device)[:, None]
+        rows = torch.arange(pose.shape[0], device=pose.device)[:, None]
         return where(draws.uniform() < self.probability, pose[rows, backwards], pose)
 
 
@@ -190,7 +190,7 @@ class _Window(Transform):
         length = mask.sum(1)
         start = self.start(length, length * -(-self.size // length), draws)
         frame = (start[:, None] + torch.arange(self.size, device=pose.device)) % length[:, None]
-        rows = torch.arange(len(pose), device=pose.device)[:, None]
+        rows = torch.arange(pose.shape[0], device=pose.device)[:, None]
         return pose[rows, frame], torch.ones_like(frame, dtype=torch.bool)
 
 

@@ -292,8 +292,8 @@ class BPMT(nn.Module):
         pairs = self.t2(parts, windows.mask, *[told] * self.hear[1])  # U (q, 2, m, w, d)
         said = _part_order(pairs, pairs=self.t2.pairs)  # (p, m, 4 w, d)
         fused = self.fuse(parts, said, windows.mask.repeat(1, 4))  # C (p, m, w, d)
-        pooled = pool_windows(fused, windows, len(pose), self.pool)
-        classes = classes_of_parts(told, windows, len(pose), self.parts, self.t2.pairs)
+        pooled = pool_windows(fused, windows, pose.shape[0], self.pool)
+        classes = classes_of_parts(told, windows, pose.shape[0], self.parts, self.t2.pairs)
         return self.head(torch.cat([pooled, *classes], 2) if classes else pooled)
 
 

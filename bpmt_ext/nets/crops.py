@@ -22,7 +22,7 @@ def crop(pose: Tensor, mask: Tensor, start: Tensor, width: int) -> Tensor:
     """
     length = mask.sum(1).clamp(min=1)[:, None, None]
     frame = (start[..., None] + torch.arange(width, device=pose.device)) % length  # (n, w, width)
-    return pose[torch.arange(len(pose), device=pose.device)[:, None, None], frame]
+    return pose[torch.arange(pose.shape[0], device=pose.device)[:, None, None], frame]
 
 
 class FixedClips(nn.Module):

@@ -23,7 +23,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 def reverse_time(pose: Tensor, mask: Tensor) -> Tensor:
     """pose (n, t, v, c) with the real frames of every sequence in reverse; the padding stays where it is."""
     t = mask.shape[1]
-    frame = torch.arange(t, device=pose.device).expand(len(pose), t)
+    frame = torch.arange(t, device=pose.device).expand(pose.shape[0], t)
     turned = mask.sum(1, keepdim=True) - 1 - frame
     order = torch.where(turned >= 0, turned, frame)
     return pose.gather(1, order[:, :, None, None].expand_as(pose))

@@ -168,7 +168,7 @@ class GaitGraph2(_GaitGraph):
             pose[..., : self.takes[1]], self.encode(reverse_time(plain, mask), mask),
             self.encode(plain[:, :, self.mirror], mask),
         ])  # fmt: skip
-        codes = self.ResGCN(self.streams(passes), mask.repeat(3, 1)).chunk(3)
+        codes = self.ResGCN(self.streams(passes), mask.repeat(3, 1)).unflatten(0, (3, -1)).unbind()
         return {"feature": codes[0][..., None], "embedding": torch.cat(codes, dim=1)[..., None]}
 
     @torch.no_grad()

@@ -196,6 +196,6 @@ class GaitFormer(JointAttention):
         """(m, frames, v, dims) -> (m, 128), not yet of unit length."""
         m, _, v, _ = clip.shape
         x = self.spatial(clip).transpose(1, 2).flatten(0, 1)  # (m v, t, 32)
-        x = torch.cat([self.temporal_cls_token.expand(len(x), -1, -1), x], dim=1) + self.temporal_pos_embed
+        x = torch.cat([self.temporal_cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.temporal_pos_embed
         x = self.temporal_norm(self.temporal_blocks(x)[:, 0])  # (m v, 32): the class token alone is read
         return self.head(x.view(m, v * WIDTH))

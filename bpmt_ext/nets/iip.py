@@ -84,7 +84,7 @@ class IIPA(nn.Module):
         q, k, v = self.project(z).chunk(3, dim=-1)
         keep = mask[None, :, None].expand(1, n, p, t)
         keep = keep if there is None else keep & there[:, None, :, None]
-        one = keep.new_ones(len(keep), n, 1)
+        one = keep.new_ones(keep.shape[0], n, 1)
         first = self.attend(q[:, :, None, :1], k[:, :, None], v[:, :, None],
                             torch.cat([one, keep.flatten(2)], 2)[:, :, None])[:, :, 0]  # fmt: skip
         if self.intra is None:
@@ -192,7 +192,7 @@ class JointEncoder(IIPEncoder):
     """
 
     def forward(self, x: Tensor, mask: Tensor, told: list[Tensor] | None = None) -> Tensor:
-        x = x.reshape(-1, len(mask), self.most, *x.shape[-2:])
+        x = x.reshape(-1, mask.shape[0], self.most, *x.shape[-2:])
         x = self.encode(x, mask, told)
         if self.there is None:
             return x.mean(2)

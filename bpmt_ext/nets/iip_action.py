@@ -96,5 +96,5 @@ class IIPTransformer(nn.Module):
         x = self.embedding(self.streams(windows.pose, windows.mask), windows.mask, keep)  # (p, m, w, d)
         x, told = (x + self.positions[: x.shape[2]]).transpose(0, 1)[None], []
         self.encoder.encode(x, windows.mask, told)
-        pooled = pool_classes(told[0], windows, len(pose))[0]  # (n b, d)
+        pooled = pool_classes(told[0], windows, pose.shape[0])[0]  # (n b, d)
         return self.head(mean_of_bodies(pooled, self.bodies)[None])

@@ -136,7 +136,7 @@ class LandmarkGait(Parsing):
         number = torch.arange(most, device=mask.device)
         index = clips.first[:, None] + number % clips.length.clamp(min=1)[:, None]  # (n, t')
         real = number < length[:, None]
-        maps = torch.stack([frames, head, upper, lower, mixed])[:, index.clamp(max=len(frames) - 1)]
+        maps = torch.stack([frames, head, upper, lower, mixed])[:, index.clamp(max=frames.shape[0] - 1)]
         return maps * real[..., None, None], length
 
     def extract(self, x: Tensor, length: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Clips:
 
     def swapped(self, shift: int) -> Tensor:
         """(m,): the frame at the same place in the sequence `shift` before in the batch, repeated if that is short."""
-        other = (self.owner - shift) % len(self.length)
+        other = (self.owner - shift) % self.length.shape[0]
         return self.first[other] + self.number % self.length[other]
 
     def unpack(self, x: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ class Grouping(nn.Module):
     def heights(self, y: Tensor, clips: Clips, key: Tensor | None) -> Tensor:
         """y (m, k) -> what each sequence's landmarks are sorted by (n, k), or one row for all (1, k)."""
         if self.grouping == "mean":
-            total = y.new_zeros(len(clips.length), y.shape[1]).index_add(0, clips.owner, y)
+            total = y.new_zeros(clips.length.shape[0], y.shape[1]).index_add(0, clips.owner, y)
             return torch.where(self.fitted, self.mean_y.to(y.dtype), total / clips.length.clamp(min=1)[:, None])
         if not self.training:
             return y[clips.first + clips.length // 2]
@@ -258,7 +258,7 @@ class Grouping(nn.Module):
         rank = heights.argsort(dim=-1, stable=True).argsort(dim=-1)
         part = (rank >= self.head).long() + (rank >= self.head + self.upper)
         member = part[:, None] == torch.arange(3, device=part.device)[:, None]  # (n or 1, 3, k)
-        return member.expand(len(points), -1, -1) if len(member) == 1 else member[clips.owner]
+        return member.expand(len(points), -1, -1) if member.shape[0] == 1 else member[clips.owner]
 
 
 def fine_parts(frames: Tensor, coarse: Tensor, scope: str) -> Tensor:

@@ -65,7 +65,7 @@ def cut_windows(pose: Tensor, mask: Tensor, width: int) -> Windows:
         return Windows(pose, mask, index, torch.zeros_like(index))
     length = mask.sum(1)  # (n,)
     count = torch.div(length + width - 1, width, rounding_mode="floor").clamp(min=1)
-    owner, number = _pieces(count, -(-t // width))  # (m,) each
+    owner, number = _pieces(count, (t - 1) // width + 2)  # (m,) each
     start = torch.div(number * length[owner], count[owner], rounding_mode="floor")
     stop = torch.div((number + 1) * length[owner], count[owner], rounding_mode="floor")
     frame = start[:, None] + torch.arange(width, device=pose.device)  # (m, w)
@@ -75,9 +75,11 @@ def cut_windows(pose: Tensor, mask: Tensor, width: int) -> Windows:
 
 
 def _pieces(count: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """How many windows each sequence has (n,), at most so many -> the sequence and the number of each window (m,)."""
+    """How many windows each sequence has (n,), fewer than `most` -> the sequence and the number of each window (m,)."""
     if exporting():  # one size that depends on the numbers, where repeat_interleave would make two
-        return (torch.arange(most, device=count.device) < count[:, None]).nonzero(as_tuple=True)
+        owner, number = (torch.arange(most, device=count.device) < count[:, None]).nonzero(as_tuple=True)
+        torch._check(owner.shape[0] > 0)
+        return owner, number
     owner = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
     return owner, torch.arange(len(owner), device=count.device) - (count.cumsum(0) - count)[owner]
 
@@ -162,7 +164,7 @@ class Streams(nn.Module):
             parts.append(joint - joint[:, :, self.parent])
         if {"velocity", "bone_velocity"} & set(self.names):
             step = torch.diff(joint, dim=1, append=joint[:, -1:])  # 0 at the last frame
-            follows = torch.cat([mask[:, 1:], mask.new_zeros(len(mask), 1)], dim=1) & mask
+            follows = torch.cat([mask[:, 1:], mask.new_zeros(mask.shape[0], 1)], dim=1) & mask
             step = step * follows[:, :, None, None]
         if "velocity" in self.names:
             parts.append(step)

@@ -187,7 +187,7 @@ class PartGraph(nn.Module):
         b, v, s, _ = x.shape
         convs = (*self.conv_b, *self.conv_a)  # keys, queries: one product for all six
         kq = pointwise(x, torch.cat([m.weight for m in convs]), torch.cat([m.bias for m in convs]))
-        frames: float | Tensor = float(s)
+        frames: int | Tensor = s
         if real is not None:
             kq = kq * real[:, None, :, None]
             frames = real.sum(1).clamp(min=1)[:, None, None, None]

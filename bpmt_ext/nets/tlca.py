@@ -250,7 +250,7 @@ class TLCA(nn.Module):
         first = self.t1(windows.pose, windows.mask)  # E1 (1, m, w, d)
         second = self.t2(first, windows.mask)  # E2 (1, m, w, d)
         fused = self.fuse(first, second, windows.mask)  # F (1, m, w, d)
-        out = self.head(pool_windows(fused, windows, self.bodies * len(pose), self.pool))
+        out = self.head(pool_windows(fused, windows, self.bodies * pose.shape[0], self.pool))
         return {name: mean_of_bodies(value, self.bodies) for name, value in out.items()}
 
 
@@ -325,7 +325,7 @@ class TLCA_T1(nn.Module):  # noqa: N801 - the name in the configs
         """Mean encoding (n, d, 1), nothing hidden: what an evaluator may look at after pretraining."""
         windows = self.t1.windows(pose, mask)
         features = self.t1(windows.pose, windows.mask)
-        pooled = pool_windows(features, windows, self.bodies * len(pose), "mean")  # (1, n b, d)
+        pooled = pool_windows(features, windows, self.bodies * pose.shape[0], "mean")  # (1, n b, d)
         return mean_of_bodies(pooled[0, :, :, None], self.bodies)
 
     def real_joints(self, pose: Tensor, mask: Tensor) -> Tensor:
