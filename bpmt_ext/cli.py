@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpmt_ext import __version__
+from bpmt_ext.cli_export import add_export
 from bpmt_ext.cli_people import add_people
 from bpmt_ext.cli_pictures import add_pictures
 from bpmt_ext.cli_report import add_report
@@ -240,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     add_people(commands, _settings)
     add_report(commands)
     add_pictures(commands, _settings)
+    add_export(commands, _settings)
     return parser
 
 

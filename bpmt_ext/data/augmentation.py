@@ -188,7 +188,7 @@ class _Window(Transform):
 
     def apply_frames(self, pose: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         length = mask.sum(1)
-        start = self.start(length, length * -(-self.size // length), draws)
+        start = self.start(length, length * torch.div(length + self.size - 1, length, rounding_mode="floor"), draws)
         frame = (start[:, None] + torch.arange(self.size, device=pose.device)) % length[:, None]
         rows = torch.arange(pose.shape[0], device=pose.device)[:, None]
         return pose[rows, frame], torch.ones_like(frame, dtype=torch.bool)

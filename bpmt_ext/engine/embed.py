@@ -63,6 +63,21 @@ class Model:
         return weights_hash(self.weights)
 
 
+def trained_run(
+    settings: Settings, weights: Mapping[str, Tensor], source: Path, *, strict: bool = True, device: torch.device
+) -> Run:
+    """The network of these settings with these weights, ready to test on that device, and no data set."""
+    # one process reads and embeds; walks lie in memory already
+    data = settings.data_cfg.model_copy(update={"num_workers": 0, "cache": True, "transform_on": "worker"})
+    own = settings.model_copy(update={"data_cfg": data})
+    nobody = Splits(*(SequenceSet([]) for _ in range(3)), probes=None, dropped={})
+    classes = head_classes(weights, get_method(settings.model_cfg.model))
+    run = build_run(own, nobody, World(0, 1, device), source.parent, classes=classes or 2)
+    load_weights(run.network, weights, source, strict=strict)
+    run.network.to(device).eval()
+    return run
+
+
 def make_model(
     settings: Settings, weights: Mapping[str, Tensor], source: Path, *, iteration: int = 0, strict: bool = True
 ) -> Model:
@@ -70,15 +85,8 @@ def make_model(
     if getattr(settings.data_cfg, "modality", "pose") != "pose":
         where = settings.where("data_cfg.modality")
         raise UserError(f"{where}: {settings.model_cfg.model} takes silhouettes; give the config of a network of poses")
-    # one process reads and embeds; walks lie in memory already
-    data = settings.data_cfg.model_copy(update={"num_workers": 0, "cache": True, "transform_on": "worker"})
-    own = settings.model_copy(update={"data_cfg": data})
-    nobody = Splits(*(SequenceSet([]) for _ in range(3)), probes=None, dropped={})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classes = head_classes(weights, get_method(settings.model_cfg.model))
-    run = build_run(own, nobody, World(0, 1, device), source.parent, classes=classes or 2)
-    load_weights(run.network, weights, source, strict=strict)
-    run.network.to(device).eval()
+    run = trained_run(settings, weights, source, strict=strict, device=device)
     return Model(run, settings, dict(weights), iteration)
 
 

@@ -1,0 +1,228 @@
+"""A trained network and its test transforms in; one ONNX graph of both, and how far it is from the network, out.
+
+Graph: poses (n, t, v, c), silhouettes (n, t, h, w) or maps (n, t, 2, h, w), and length (n,) int64, how many frames of
+each are real, -> embedding (n, d, p) and, of actions, logits (n, k). n and t are free. What stands behind a sequence's
+length is not read. torch.export takes the network apart; the networks have no branch that depends on numbers then
+(exporting.py). Shapes: n sequences, t frames, v joints, c numbers per joint, d width, p parts, k classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bpmt_ext.data.maps import SkeletonMaps
+from bpmt_ext.data.transforms import Compose
+from bpmt_ext.engine.parts import Run, classifies
+from bpmt_ext.errors import UserError
+from bpmt_ext.losses import CrossEntropyLoss
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+EXTRA = ("onnx", "onnxscript", "onnxruntime")
+MOST = 1e-4  # by which a graph may differ from its network, as a share of the output's root mean square
+Inputs = tuple[np.ndarray, np.ndarray]  # poses, silhouettes or maps; length
+
+
+def steps_of(transform: Compose) -> tuple[Compose, tuple[str, ...]]:
+    """The steps that go into the graph, and the names of those before them that do not.
+
+    SkeletonMaps does not: it rounds to grey levels, which another program's last digit turns into the next one.
+    """
+    drawn = [k + 1 for k, step in enumerate(transform.steps) if isinstance(step, SkeletonMaps)]
+    first = drawn[-1] if drawn else 0
+    return Compose(transform.steps[first:]), tuple(type(step).__name__ for step in transform.steps[:first])
+
+
+class Deployed(nn.Module):
+    """Input and length as in the head of this file -> (embedding,) or (embedding, logits).
+
+    Padded frames become repetitions of the last real one, as a loader makes them. actions: add the logits, the mean
+    over the parts, times the scale of the loss, so that their softmax is the scores of `bpmt predict`.
+    """
+
+    def __init__(self, steps: Compose, network: nn.Module, scale: float | None) -> None:
+        super().__init__()
+        self.steps, self.network, self.scale = steps, network, scale
+
+    def forward(self, pose: Tensor, length: Tensor) -> tuple[Tensor, ...]:
+        n, t = pose.shape[:2]
+        frame = torch.arange(t, device=pose.device)
+        length = length.clamp(min=1, max=t)[:, None]
+        pose = pose[torch.arange(n, device=pose.device)[:, None], torch.minimum(frame, length - 1)]
+        return self.outputs(pose, frame < length)
+
+    def outputs(self, pose: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """A batch as a loader makes it, and its mask (n, t)."""
+        out = self.network(*self.steps.reframe(pose, mask))
+        if self.scale is None:
+            return (out["embedding"],)
+        return out["embedding"], self.scale * out["logits"].mean(2)
+
+
+def deployed(run: Run) -> Deployed:
+    """What of a run becomes the graph. UserError for a network that has no embedding, or a test that draws numbers."""
+    settings = run.settings
+    if run.method.pretraining:
+        raise UserError(f"{settings.model_cfg.model} reconstructs and has no embedding; export the stage after it, or "
+                        "its weights: --format safetensors")  # fmt: skip
+    if run.test_transform.random:
+        raise UserError(f"{settings.where('evaluator_cfg.transform')}: draws random numbers; take these steps out")
+    scale = None
+    if classifies(settings):
+        scale = next((loss.scale for _, loss, _ in run.objective.losses if isinstance(loss, CrossEntropyLoss)), 1.0)
+    return Deployed(steps_of(run.test_transform)[0], run.network, scale).eval()
+
+
+# ---------------------------------------------------------------- the graph
+
+
+def _acos(x: Tensor) -> Tensor:
+    """arccos of float64, which onnxruntime does not have: the half angle's tangent is exact enough in float32."""
+    if x.dtype != torch.float64:
+        return NotImplemented
+    return 2 * torch.atan(((1 - x) / (1 + x)).sqrt().float()).double()
+
+
+def _sort(x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """A stable sort: of equal numbers ONNX's TopK puts the first one first."""
+    return tuple(torch.topk(x, x.shape[dim], dim, largest=descending))
+
+
+def _argsort(x: Tensor, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Tensor:
+    return _sort(x, dim=dim, descending=descending)[1]
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """No fused layers, which no other program knows; and the exporter's notes are not for users."""
+    fast, loggers = torch.backends.mha.get_fastpath_enabled(), ("torch.onnx", "torch.export", "onnxscript")
+    levels = [logging.getLogger(name).level for name in loggers]
+    torch.backends.mha.set_fastpath_enabled(False)
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for name, level in zip(loggers, levels, strict=True):
+            logging.getLogger(name).setLevel(level)
+
+
+def to_onnx(network: Deployed, example: Inputs, name: str) -> Any:
+    """The graph as an onnx.ModelProto with inputs `name` and `length`. UserError where it cannot be made."""
+    given = tuple(torch.from_numpy(x) for x in example)
+    n, t = torch.export.Dim("n"), torch.export.Dim("t")
+    aten = torch.ops.aten
+    table = {aten.acos.default: _acos, aten.sort.stable: _sort, aten.argsort.stable: _argsort}
+    outputs = ["embedding", "logits"][: 1 + (network.scale is not None)]
+    try:
+        with _quiet_exporter():
+            program = torch.export.export(network, given, dynamic_shapes=({0: n, 1: t}, {0: n}), strict=False)
+            program = program.run_decompositions(table)
+            made = torch.onnx.export(program, given, dynamo=True, input_names=[name, "length"], output_names=outputs,
+                                     external_data=False, verbose=False)  # fmt: skip
+    except Exception as error:  # whatever the exporter meets in a network of somebody's own
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{type(network.network).__name__} cannot be written as an ONNX graph ({told[0][:300]}); its "
+                        "weights can: --format safetensors") from error  # fmt: skip
+    model = made.model_proto
+    for function in (model.graph, *model.functions):  # where in the code each node comes from, by this machine's paths
+        for node in function.node:
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
+        for value in (*function.value_info, *getattr(function, "initializer", ())):
+            value.ClearField("metadata_props")
+    return model
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def session(model: bytes) -> InferenceSession:
+    """onnxruntime on the CPU, with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def difference(network: Deployed, runtime: InferenceSession, given: Inputs) -> float:
+    """The largest difference of any output, as a share of that output's root mean square.
+
+    The network sees what a test would show it: the sequences as a loader pads them. The graph sees other padding.
+    """
+    pose, length = given
+    frame = np.arange(pose.shape[1])
+    batch = pose[np.arange(len(pose))[:, None], np.minimum(frame, length[:, None] - 1)]
+    with torch.no_grad():
+        wanted = network.outputs(torch.from_numpy(batch), torch.from_numpy(frame < length[:, None]))
+    filled = pose.copy()
+    filled[frame >= length[:, None]] = 7  # must not matter
+    names = [entry.name for entry in runtime.get_inputs()]
+    found = runtime.run(None, dict(zip(names, (filled, length), strict=True)))
+    worst = 0.0
+    for a, b in zip(wanted, found, strict=True):
+        a = a.numpy()
+        if a.shape != b.shape or not np.isfinite(b).all():
+            return float("inf")
+        scale = float(np.sqrt(np.square(a, dtype=np.float64).mean()))
+        worst = max(worst, float(np.abs(a - b).max()) / max(scale, 1e-30))
+    return worst
+
+
+LENGTHS: Sequence[tuple[int, ...]] = ((1,), (30,), (47, 20, 1), (131, 61), (8, 8, 3, 8))
+PICTURES: Sequence[tuple[int, ...]] = ((1,), (24,), (19, 7, 1, 2))  # of silhouettes and maps, which take longer
+
+
+def made_up(kind: str, shape: Sequence[int], lengths: Sequence[int], seed: int = 0) -> Inputs:
+    """Input of no meaning with the numbers of real ones: poses (v, c), some joints lost; silhouettes; maps.
+
+    kind: pose2d (pixels), pose3d (metres), silhouette (uint8, 0 or 255) or map (0 to 1).
+    """
+    rng = np.random.default_rng(seed)
+    n, t = len(lengths), max(lengths)
+    if kind == "silhouette":
+        rows, columns = (np.linspace(-1, 1, size)[:, None] for size in shape)
+        wide = 0.3 + 0.2 * rng.random((n, t, 1, 1)) + 0.2 * np.sin(6 * rows + rng.random((n, t, 1, 1)))
+        x = (np.abs(columns.T - 0.2 * rng.standard_normal((n, t, 1, 1))) < wide) & (np.abs(rows) < 0.9)
+        x = x.astype(np.uint8) * np.uint8(255)
+    elif kind == "map":
+        x = rng.random((n, t, *shape)).astype(np.float32)
+    else:
+        v, c = shape
+        scale, middle = (40.0, 150.0) if kind == "pose2d" else (0.4, 0.0)
+        x = scale * (rng.standard_normal((n, 1, v, c)) + 0.2 * rng.standard_normal((n, t, v, c)).cumsum(1)) + middle
+        if kind == "pose2d" and c > 2:
+            x[..., 2] = rng.uniform(0.2, 1, (n, t, v))
+            x[rng.random((n, t, v)) < 0.1] = 0
+        x = x.astype(np.float32)
+    return x, np.array(lengths, np.int64)
+
+
+def input_kind(settings: Any, dims: int, before: Sequence[str]) -> str:
+    """Which of `made_up` a config's graph takes."""
+    if settings.data_cfg.modality == "silhouette":
+        return "silhouette"
+    return "map" if before else f"pose{dims}d"
+
+
+def check(network: Deployed, runtime: InferenceSession, inputs: Mapping[str, Inputs]) -> float:
+    """The largest difference over all inputs. UserError if it is more than MOST, with the input it was found on."""
+    found = {name: difference(network, runtime, given) for name, given in inputs.items()}
+    name = max(found, key=lambda key: found[key])
+    if not found[name] <= MOST:
+        raise UserError(f"nothing is written: the graph is {found[name]:.1e} of the embedding's scale away from the "
+                        f"network on {name}, more than {MOST:g}; take --format safetensors")  # fmt: skip
+    return found[name]
