@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bpmt_ext.data.preprocessing import OnSkeleton, pick
+from bpmt_ext.exporting import arccos
 from bpmt_ext.skeletons import Skeleton
 
 _SHORT = 1e-4  # added to a bone's length before it divides
@@ -70,7 +71,7 @@ class GaitGraphInput(_Input):
         confidence = rest[..., :1] if rest.shape[-1] else torch.ones_like(place[..., :1])
         bone = self.bones(place)
         double = bone.double()
-        angles = torch.acos(double / (double.norm(dim=-1, keepdim=True) + _SHORT)).to(bone.dtype)
+        angles = arccos(double / (double.norm(dim=-1, keepdim=True) + _SHORT)).to(bone.dtype)
         blocks = ((place, self.centred(place)), self.velocities(place, mask), (bone, angles))
         return torch.cat([self.block(*pair, confidence, k) for k, pair in enumerate(blocks)], -1)
 
@@ -148,4 +149,4 @@ class HOD_MultiInput(_Input):
         a, b, c = ((p - q).square().sum(-1).sqrt() for p, q in ((place, left), (place, right), (left, right)))
         product = a * b
         cosine = (a * a + b * b - c * c) / (2 * torch.where(product == 0, 1, product))
-        return torch.where(product == 0, math.pi, math.pi - torch.acos(cosine.clamp(-1, 1)))
+        return torch.where(product == 0, math.pi, math.pi - arccos(cosine.clamp(-1, 1)))

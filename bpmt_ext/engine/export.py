@@ -97,7 +97,8 @@ def facts(model: Model, classes: Path | None = None) -> dict[str, str]:
     if settings.data_cfg.modality == "pose":
         found["joint_format"], found["bodies"] = model.skeleton.name, str(model.bodies)
         found["joints"] = json.dumps(skeleton.joints)
-        found["coordinates"] = json.dumps(["x", "y", "z"][: skeleton.dims] + ["confidence"] * (_numbers(model) > skeleton.dims))
+        names = ["x", "y", "z"][: skeleton.dims] + ["confidence"] * (_numbers(model) > skeleton.dims)
+        found["coordinates"] = json.dumps(names)
     if before:
         found["transforms_before"] = json.dumps(before)
     if classifies(settings):

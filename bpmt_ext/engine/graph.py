@@ -85,26 +85,10 @@ def deployed(run: Run) -> Deployed:
 # ---------------------------------------------------------------- the graph
 
 
-def _acos(x: Tensor) -> Tensor:
-    """arccos of float64, which onnxruntime does not have: the half angle's tangent is exact enough in float32."""
-    if x.dtype != torch.float64:
-        return NotImplemented
-    return 2 * torch.atan(((1 - x) / (1 + x)).sqrt().float()).double()
-
-
-def _sort(x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    """A stable sort: of equal numbers ONNX's TopK puts the first one first."""
-    return tuple(torch.topk(x, x.shape[dim], dim, largest=descending))
-
-
-def _argsort(x: Tensor, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Tensor:
-    return _sort(x, dim=dim, descending=descending)[1]
-
-
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """No fused layers, which no other program knows; and the exporter's notes are not for users."""
-    fast, loggers = torch.backends.mha.get_fastpath_enabled(), ("torch.onnx", "torch.export", "onnxscript")
+    fast, loggers = torch.backends.mha.get_fastpath_enabled(), ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
     levels = [logging.getLogger(name).level for name in loggers]
     torch.backends.mha.set_fastpath_enabled(False)
     for name in loggers:
@@ -122,27 +106,34 @@ def _quiet_exporter() -> Iterator[None]:
 def to_onnx(network: Deployed, example: Inputs, name: str) -> Any:
     """The graph as an onnx.ModelProto with inputs `name` and `length`. UserError where it cannot be made."""
     given = tuple(torch.from_numpy(x) for x in example)
-    n, t = torch.export.Dim("n"), torch.export.Dim("t")
-    aten = torch.ops.aten
-    table = {aten.acos.default: _acos, aten.sort.stable: _sort, aten.argsort.stable: _argsort}
+    free = torch.export.Dim.DYNAMIC
     outputs = ["embedding", "logits"][: 1 + (network.scale is not None)]
     try:
         with _quiet_exporter():
-            program = torch.export.export(network, given, dynamic_shapes=({0: n, 1: t}, {0: n}), strict=False)
-            program = program.run_decompositions(table)
+            program = torch.export.export(network, given, dynamic_shapes=({0: free, 1: free}, {0: free}), strict=False)
             made = torch.onnx.export(program, given, dynamo=True, input_names=[name, "length"], output_names=outputs,
                                      external_data=False, verbose=False)  # fmt: skip
     except Exception as error:  # whatever the exporter meets in a network of somebody's own
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{type(network.network).__name__} cannot be written as an ONNX graph ({told[0][:300]}); its "
                         "weights can: --format safetensors") from error  # fmt: skip
-    model = made.model_proto
-    for function in (model.graph, *model.functions):  # where in the code each node comes from, by this machine's paths
-        for node in function.node:
-            node.ClearField("metadata_props")
-            node.ClearField("doc_string")
-        for value in (*function.value_info, *getattr(function, "initializer", ())):
-            value.ClearField("metadata_props")
+    return _tidy(made.model_proto)
+
+
+def _tidy(model: Any) -> Any:
+    """The free axes called n and t; without notes on where each node comes from, in this machine's paths."""
+    graph = model.graph
+    axes = [entry.dim_param for entry in graph.input[0].type.tensor_type.shape.dim[:2]]
+    names = dict(zip(axes, "nt", strict=True))
+    graph.ClearField("value_info")
+    for entry in (*graph.input, *graph.output):
+        for axis in entry.type.tensor_type.shape.dim:
+            if axis.dim_param in names:
+                axis.dim_param = names[axis.dim_param]
+    for owner in (graph, *model.functions):
+        for part in (owner, *owner.node, *getattr(owner, "initializer", ())):
+            for field in ("metadata_props", "doc_string"):
+                part.ClearField(field)
     return model
 
 

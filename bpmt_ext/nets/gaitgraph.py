@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpmt_ext.exporting import arccos
 from bpmt_ext.nets.frames import reverse_time
 from bpmt_ext.nets.graphs import adjacency
 from bpmt_ext.nets.layers import check_pose
@@ -150,7 +151,7 @@ class GaitGraph2(_GaitGraph):
         one, two = (torch.where(inside, later[:, k : k - 2 or None] - place, 0.0) for k in (1, 2))
         bone = place - place[:, :, self.parent]
         double = bone.double()  # near 1 a float32's arc cosine is far off
-        angle = torch.acos(double / (double.norm(dim=-1, keepdim=True) + 1e-4)).to(bone.dtype)
+        angle = arccos(double / (double.norm(dim=-1, keepdim=True) + 1e-4)).to(bone.dtype)
         if d == 2 and not self.corrected:  # the original's slip: the confidence stands where an x should
             zero = torch.zeros_like(confidence)
             blocks = [one, zero, confidence, two[..., 1:], bone, zero, confidence, angle[..., 1:]]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpmt_ext.draws import Draws
-from bpmt_ext.exporting import exporting
+from bpmt_ext.exporting import exporting, stable_order
 
 SIZE = (64, 44)  # of a silhouette
 CELLS = (16, 11)  # of a heatmap
@@ -255,7 +255,7 @@ class Grouping(nn.Module):
 
     def forward(self, points: Tensor, clips: Clips, key: Tensor | None) -> Tensor:
         heights = self.heights(points[..., 1], clips, key)
-        rank = heights.argsort(dim=-1, stable=True).argsort(dim=-1)
+        rank = stable_order(stable_order(heights))
         part = (rank >= self.head).long() + (rank >= self.head + self.upper)
         member = part[:, None] == torch.arange(3, device=part.device)[:, None]  # (n or 1, 3, k)
         return member.expand(len(points), -1, -1) if member.shape[0] == 1 else member[clips.owner]
