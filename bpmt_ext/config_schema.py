@@ -57,6 +57,10 @@ class DataConfig(Section):
                                                "or, of actions, lists of sequences: TRAIN, TEST, optional VAL, CLASSES")
     num_workers: Count = _said(1, "Processes that read data beside the training process; 0 reads inside it")
     cache: bool = _said(True, "Keep sequences in memory once read")
+    packed: bool | str = _said(
+        False, "Read sequences from one memory-mapped file, made of the pickles on first use and again when they "
+        "change: true puts it into dataset_root, a text names another folder"
+    )
     frame_threshold: Count = _said(0, "Leave out sequences with this many frames or fewer")
     test_dataset_name: str | None = _said(None, "Name the test protocol is told; dataset_name where left out")
     remove_no_gallery: bool = _said(False, "Accepted because the hosts' configs carry it; has no effect there or here")

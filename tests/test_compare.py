@@ -20,12 +20,12 @@ from tiny import write_configs, write_data
 from torch import nn
 
 from bpmt_ext import registry
+from bpmt_ext.claims import claim
 from bpmt_ext.cli import main
 from bpmt_ext.config import load_settings, settings_from
 from bpmt_ext.data.sequences import Reader, Record, SequenceSet
 from bpmt_ext.engine import cell, compare, costs
 from bpmt_ext.engine.budget import Stage, allot, schedule_options
-from bpmt_ext.engine.claims import claim
 from bpmt_ext.engine.jobs import run_job
 from bpmt_ext.engine.logs import Journal
 from bpmt_ext.engine.methods import Contender, contenders, identity, read_axes, stages_of
@@ -269,7 +269,7 @@ def test_what_another_process_does_is_left_to_it(walkers: Path, jobs: list, caps
 
 def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "claims" / "a.lock"
-    code = ("import sys, time; from pathlib import Path; from bpmt_ext.engine.claims import claim\n"
+    code = ("import sys, time; from pathlib import Path; from bpmt_ext.claims import claim\n"
             "with claim(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)")
     child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE,
                              env={**os.environ, "PYTHONPATH": str(Path(compare.__file__).parents[2])})

@@ -47,7 +47,8 @@ def refused(name: str, file: Path) -> bool:
     folder = file.parts[1] if inside else ""
     if folder == "nets":
         # the standard library is no dependency; a net's own package name is what `from bpmt_ext import x` names
-        allowed = ("torch", "bpmt_ext.nets", "bpmt_ext.skeletons", "bpmt_ext.draws", *sys.stdlib_module_names)
+        allowed = ("torch", "bpmt_ext.nets", "bpmt_ext.skeletons", "bpmt_ext.draws", "bpmt_ext.exporting",
+                   *sys.stdlib_module_names)
         allowed += ("kornia",) if file.name == "landmarkgait.py" else ()
         if name != "bpmt_ext" and not under(name, *allowed):
             return True

@@ -41,8 +41,8 @@ def settings(root: Path, partition: dict[str, list[str]] | None = None, **change
     if partition is not None:
         path.write_text(json.dumps(partition))
     base = {"dataset_root": str(root), "dataset_partition": str(path), "cache": False, "modality": "pose",
-            "frame_threshold": 0, "data_in_use": None, "validation": 0.0, "validation_seed": 0, "min_cameras": 1,
-            "camera": "type_prefix", "camera_split": False, "missing_labels": "error"}
+            "packed": False, "frame_threshold": 0, "data_in_use": None, "validation": 0.0, "validation_seed": 0,
+            "min_cameras": 1, "camera": "type_prefix", "camera_split": False, "missing_labels": "error"}
     return SimpleNamespace(**{**base, **changes})
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from bpmt_ext.cameras import CAMERAS
+from bpmt_ext.data.packed import Pack, open_pack
 from bpmt_ext.data.pickles import read_pose, read_silhouettes
 from bpmt_ext.data.sequencelists import Partition, group_of, held_out, read_partition, some_of
 from bpmt_ext.errors import UserError
@@ -58,18 +59,21 @@ class Record:
 class Reader:
     """Reads the sequences for all sets of one data root; remembers every length, and the arrays too when `cache`.
 
-    They are poses, of so many `joints` where given, or `silhouettes`. Remembered arrays stay in the process that read
-    them: a loader worker started by spawn begins without them.
+    They are poses, of so many `joints` where given, or `silhouettes`; from a pack where there is one. Remembered arrays
+    stay in the process that read them: a loader worker started by spawn begins without them.
     """
 
     joints: int | None = None
     silhouettes: bool = False
     cache: bool = False
+    pack: Pack | None = None
     arrays: dict[Path, np.ndarray] = field(default_factory=dict, repr=False)
     lengths: dict[Path, int] = field(default_factory=dict, repr=False)
 
     def read(self, path: Path) -> np.ndarray:
         """A pose (t, v, c) float32 or silhouettes (t, h, w) uint8."""
+        if self.pack is not None:
+            return self.pack.read(path)
         if path in self.arrays:
             return self.arrays[path]
         array = self.fresh(path)
@@ -84,6 +88,8 @@ class Reader:
 
     def length(self, path: Path) -> int:
         """t of the file; reads it the first time."""
+        if self.pack is not None:
+            return self.pack.length(path)
         return self.lengths[path] if path in self.lengths else len(self.read(path))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -291,6 +297,10 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
         dropped["unlisted_sequences"] = count - len(found)
     used = [_in_use(r, data.data_in_use) for r in found if r.paths]
     _check_presence(partition, used, data, dropped)
+    if data.packed and used and not lenient:
+        folder = None if data.packed is True else Path(data.packed).expanduser()
+        reader.pack = open_pack(root, [r.paths[0] for r in used], reader.fresh, folder=folder,
+                                settings={"joints": joints, "silhouettes": reader.silhouettes})
     kept = _drop_short(used, reader, data.frame_threshold, lenient)
     names = {r.name for r in kept}
     dropped.update(empty_folders=len(found) - len(used), short_sequences=len(used) - len(kept),

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bpmt_ext.claims import claim
 from bpmt_ext.config import Settings, suggestion
 from bpmt_ext.engine.budget import Stage as Cost
 from bpmt_ext.engine.budget import allot, schedule_options
-from bpmt_ext.engine.claims import claim
 from bpmt_ext.engine.comparability import Case, check_folder, check_methods, check_place, digest
 from bpmt_ext.engine.jobs import run_job
 from bpmt_ext.engine.logs import log, log_to, write_json

@@ -21,6 +21,7 @@ from torch import nn
 from bpmt_ext import __version__
 from bpmt_ext.config import Settings, settings_from
 from bpmt_ext.data.pickles import write_bytes
+from bpmt_ext.data.preprocessing import FillMissing, NormalizeEmpty
 from bpmt_ext.engine.checkpoint import load_checkpoint
 from bpmt_ext.engine.embed import Model, class_names, trained_run
 from bpmt_ext.engine.graph import (
@@ -30,10 +31,9 @@ from bpmt_ext.engine.graph import (
     PICTURES,
     Deployed,
     Inputs,
+    Source,
     check,
     deployed,
-    input_kind,
-    made_up,
     session,
     steps_of,
     to_onnx,
@@ -113,16 +113,15 @@ def onnx_file(model: Model, classes: Path | None = None) -> tuple[bytes, str]:
     """The file and what to tell. UserError where the graph is not the network, by how much."""
     network, told = deployed(model.run), facts(model, classes)
     before = steps_of(model.run.test_transform)[1]
-    kind = input_kind(model.settings, pose_skeleton(model.settings).dims, before)
     real, why = real_inputs(model, before)
-    shape = _frame_shape(model, kind, next(iter(real.values()), None))
+    source = source_of(model, next(iter(real.values()), None))
+    kind, shape = source.kind, source.shape
     inputs = {
-        f"{len(lengths)} made-up sequences of {', '.join(map(str, lengths))} frames": made_up(kind, shape, lengths, k)
-        for k, lengths in enumerate(PICTURES if kind in ("silhouette", "map") else LENGTHS)
+        f"{len(lengths)} made-up sequences of {', '.join(map(str, lengths))} frames": source.batch(lengths, k)
+        for k, lengths in enumerate(LENGTHS if kind == "pose" else PICTURES)
     }  # fmt: skip
     _probe(network, next(iter(inputs.values())), model.settings)
-    name = kind.rstrip("23d") if kind.startswith("pose") else kind
-    graph = to_onnx(network, made_up(kind, shape, (9, 7, 4)), name)
+    graph = to_onnx(network, source.batch((9, 7, 4)), kind)
     runtime = session(graph.SerializeToString())
     worst = check(network, runtime, inputs | real)
     told |= {"difference": f"{worst:.1e}", "compared": f"{len(inputs)} made-up and {len(real)} real batches"}
@@ -130,7 +129,7 @@ def onnx_file(model: Model, classes: Path | None = None) -> tuple[bytes, str]:
         graph.metadata_props.add(key=key, value=value)
     size = f"(n, t, {', '.join(map(str, shape))}) {'uint8' if kind == 'silhouette' else 'float32'}"
     out = ", ".join(f"{entry.name} ({', '.join(map(str, entry.shape))})" for entry in runtime.get_outputs())
-    lines = [f"inputs {name} {size}, length (n,) int64; outputs {out}"]
+    lines = [f"inputs {kind} {size}, length (n,) int64; outputs {out}"]
     if before:
         lines.append(f"{', '.join(before)} is not part of the graph: it takes the maps that it draws")
     lines.append(f"largest difference from the network {worst:.1e} of the output's scale (allowed {MOST:g}), over "
@@ -138,15 +137,16 @@ def onnx_file(model: Model, classes: Path | None = None) -> tuple[bytes, str]:
     return graph.SerializeToString(), "\n".join(lines)
 
 
-def _frame_shape(model: Model, kind: str, real: Inputs | None) -> tuple[int, ...]:
-    """Of one frame of the graph's input."""
-    if real is not None:
-        return real[0].shape[2:]
-    if kind == "silhouette":
-        return 64, 64
-    if kind == "map":
-        return tuple(model.run.network.takes)  # type: ignore[arg-type]
-    return pose_skeleton(model.settings).num_joints, _numbers(model)
+def source_of(model: Model, real: Inputs | None = None) -> Source:
+    """What makes input for the graph. real: a batch of the config's own data, where it is at hand."""
+    steps, before = steps_of(model.run.test_transform)
+    if model.settings.data_cfg.modality == "silhouette":
+        return Source("silhouette", (64, 64) if real is None else real[0].shape[2:])
+    if before:
+        return Source("map", tuple(model.run.network.takes))  # type: ignore[arg-type]
+    filled = any(isinstance(step, (FillMissing, NormalizeEmpty)) for step in steps.steps)
+    shape = pose_skeleton(model.settings).num_joints, _numbers(model)
+    return Source("pose", shape, model.skeleton, filled)
 
 
 def _numbers(model: Model) -> int:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from bpmt_ext.data.transforms import Compose
 from bpmt_ext.engine.parts import Run, classifies
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import CrossEntropyLoss
+from bpmt_ext.skeletons import Skeleton, get_skeleton, joint_mapping
+from bpmt_ext.synthetic import make_sequence, make_walkers, walk_3d
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -177,36 +180,56 @@ LENGTHS: Sequence[tuple[int, ...]] = ((1,), (30,), (47, 20, 1), (131, 61), (8, 8
 PICTURES: Sequence[tuple[int, ...]] = ((1,), (24,), (19, 7, 1, 2))  # of silhouettes and maps, which take longer
 
 
-def made_up(kind: str, shape: Sequence[int], lengths: Sequence[int], seed: int = 0) -> Inputs:
-    """Input of no meaning with the numbers of real ones: poses (v, c), some joints lost; silhouettes; maps.
+@dataclass(frozen=True)
+class Source:
+    """What makes input of no meaning for one network, with the numbers of real ones.
 
-    kind: pose2d (pixels), pose3d (metres), silhouette (uint8, 0 or 255) or map (0 to 1).
+    kind: pose (of walkers, in pixels or metres), silhouette (uint8) or map (0 to 1). shape: of one frame. lost: some
+    joints are lost in some frames, for transforms that fill them.
     """
-    rng = np.random.default_rng(seed)
-    n, t = len(lengths), max(lengths)
-    if kind == "silhouette":
-        rows, columns = (np.linspace(-1, 1, size)[:, None] for size in shape)
-        wide = 0.3 + 0.2 * rng.random((n, t, 1, 1)) + 0.2 * np.sin(6 * rows + rng.random((n, t, 1, 1)))
-        x = (np.abs(columns.T - 0.2 * rng.standard_normal((n, t, 1, 1))) < wide) & (np.abs(rows) < 0.9)
-        x = x.astype(np.uint8) * np.uint8(255)
-    elif kind == "map":
-        x = rng.random((n, t, *shape)).astype(np.float32)
-    else:
-        v, c = shape
-        scale, middle = (40.0, 150.0) if kind == "pose2d" else (0.4, 0.0)
-        x = scale * (rng.standard_normal((n, 1, v, c)) + 0.2 * rng.standard_normal((n, t, v, c)).cumsum(1)) + middle
-        if kind == "pose2d" and c > 2:
-            x[..., 2] = rng.uniform(0.2, 1, (n, t, v))
-            x[rng.random((n, t, v)) < 0.1] = 0
-        x = x.astype(np.float32)
-    return x, np.array(lengths, np.int64)
 
+    kind: str
+    shape: tuple[int, ...]
+    skeleton: Skeleton | None = None
+    lost: bool = False
 
-def input_kind(settings: Any, dims: int, before: Sequence[str]) -> str:
-    """Which of `made_up` a config's graph takes."""
-    if settings.data_cfg.modality == "silhouette":
-        return "silhouette"
-    return "map" if before else f"pose{dims}d"
+    def batch(self, lengths: Sequence[int], seed: int = 0) -> Inputs:
+        """Sequences of so many frames, padded at their ends."""
+        rng = np.random.default_rng(seed)
+        n, t = len(lengths), max(lengths)
+        if self.kind == "silhouette":
+            rows, columns = (np.linspace(-1, 1, size)[:, None] for size in self.shape)
+            wide = 0.3 + 0.2 * rng.random((n, t, 1, 1)) + 0.2 * np.sin(6 * rows + rng.random((n, t, 1, 1)))
+            lit = (np.abs(columns.T - 0.2 * rng.standard_normal((n, t, 1, 1))) < wide) & (np.abs(rows) < 0.9)
+            x = lit.astype(np.uint8) * np.uint8(255)
+        elif self.kind == "map":
+            x = rng.random((n, t, *self.shape)).astype(np.float32)
+        else:
+            x = np.stack([self._walk(t, 8 * seed + k, rng) for k in range(n)]).astype(np.float32)
+        return x, np.array(lengths, np.int64)
+
+    def _walk(self, t: int, number: int, rng: np.random.Generator) -> np.ndarray:
+        """(t, v, c): bodies that walk; joints that COCO has not stay with them at some distance."""
+        (v, c), skeleton = self.shape, self.skeleton
+        assert skeleton is not None
+        origins = joint_mapping(get_skeleton("coco17"), skeleton)
+        bodies = []
+        for body in range(v // skeleton.num_joints):
+            who = make_walkers([number + 1000 * body], seed=0)
+            flat = skeleton.dims == 2  # x, y, confidence in pixels; else x, height, y in metres
+            made = make_sequence(who, 0, 1, 0, seed=0)[0] if flat else walk_3d(who, 0, 120, rng)[..., [0, 2, 1]]
+            made = made[np.arange(t) % len(made)].astype(np.float64)  # (t, 17, 3)
+            size = np.ptp(made[0, :, 1])
+            joints = [
+                made[:, list(origin)].mean(1) if origin else made.mean(1) + [*size * rng.normal(0, 0.2, 2), 0]
+                for origin in origins
+            ]  # fmt: skip
+            bodies.append(np.stack(joints, 1))
+        pose = np.concatenate(bodies, 1)
+        pose = np.concatenate([pose, np.ones((*pose.shape[:2], 1))], 2)[..., :c]
+        if self.lost and skeleton.dims == 2 and c > 2:
+            pose[rng.random(pose.shape[:2]) < 0.05] = 0
+        return pose
 
 
 def check(network: Deployed, runtime: InferenceSession, inputs: Mapping[str, Inputs]) -> float:

@@ -111,7 +111,7 @@ def resolved_text(settings: Settings) -> str:
 
 # Keys that may change between two calls of one training: they say how far, how often and from where, not what.
 _FREE = ("evaluator_cfg", "data_cfg.dataset_root", "data_cfg.dataset_partition", "data_cfg.num_workers",
-         "data_cfg.cache", "data_cfg.transform_on", "data_cfg.test_dataset_name", "model_cfg.stages",
+         "data_cfg.cache", "data_cfg.packed", "data_cfg.transform_on", "data_cfg.test_dataset_name", "model_cfg.stages",
          "trainer_cfg.restore_hint", "trainer_cfg.log_iter", "trainer_cfg.save_iter", "trainer_cfg.val_iter",
          "trainer_cfg.with_test", "trainer_cfg.optimizer_reset", "trainer_cfg.scheduler_reset",
          "trainer_cfg.restore_ckpt_strict")  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bpmt_ext.engine.claims import claim
+from bpmt_ext.claims import claim
 from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
 
