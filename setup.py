@@ -33,7 +33,7 @@ setup(
         "tqdm>=4.60",
         "tensorboard>=2.14",
         "matplotlib>=3.8",
-        "pillow>=10.0",
+        "pillow>=10.1",
         "scipy>=1.11",
         "pytorch-metric-learning>=2.5",
         "kornia>=0.7.3",
@@ -43,8 +43,6 @@ setup(
         "gallery": ["faiss-cpu"],
         "video": ["rtmlib"],
         "export": ["onnx", "onnxscript", "onnxruntime"],
-        "mocap": ["ezc3d", "pybvh", "h5py"],
-        "track": ["wandb", "mlflow"],
         "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64"],
     },
 )

@@ -204,7 +204,7 @@ def asked(*line: str) -> int:
 def test_a_file_works_without_this_package(here: Path, capsys: pytest.CaptureFixture) -> None:
     assert asked("-o", "net.onnx") == 0
     said = capsys.readouterr().out
-    assert "BPMT, iteration 4" in said and "5 made-up and 2 real batches" in said
+    assert "BPMT, iteration" in said and "5 made-up and 2 real batches" in said
     walks = [f"{k}.npy" for k in range(3)]
     script = ROOT / "examples/use_onnx.py"
     code = f"import runpy, sys; sys.argv = {['', 'net.onnx', *walks]}; "
@@ -255,7 +255,7 @@ def test_what_differs_is_not_kept(here: Path, monkeypatch: pytest.MonkeyPatch, c
     (here / "bad.onnx").write_text("what was there before")
     assert asked("-o", "bad.onnx") == 2
     said = capsys.readouterr().err
-    assert "nothing is written" in said and "e-0" in said and "made-up sequences" in said
+    assert "nothing is written: the graph is" in said and "away from the network on" in said
     assert (here / "bad.onnx").read_text() == "what was there before"
     assert not list(here.glob("*.tmp")) and not list(here.glob(".bad*"))
 
