@@ -14,7 +14,8 @@ from bpmt_ext.synthetic import write_raw_gait3d
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text("utf-8")
-PAGES = [TEXT, *((ROOT / f"docs/{name}.md").read_text("utf-8") for name in ("export", "people", "pictures", "silhouettes"))]
+NAMES = ("export", "people", "pictures", "silhouettes")
+PAGES = [TEXT, *((ROOT / f"docs/{name}.md").read_text("utf-8") for name in NAMES)]
 BLOCKS = [block for page in PAGES for block in re.findall(r"^[ ]*```\w*\n(.*?)^[ ]*```$", page, re.S | re.M)]
 TINY = [
     "model_cfg.width=16", "model_cfg.layers=1", "model_cfg.heads=2", "trainer_cfg.total_iter=2",

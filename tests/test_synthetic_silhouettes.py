@@ -127,7 +127,7 @@ def test_the_written_set_is_read_as_silhouettes_and_fits_casia_bs_rule(tmp_path:
         clip = make_silhouettes(walkers, 2, camera, walk, seed=3, condition=condition, frames=(3, 4))
         assert np.array_equal(read_silhouettes(tmp_path / "set" / "0002" / name / view / f"{view}.pkl"), clip)
     data = SimpleNamespace(
-        dataset_root=tmp_path / "set", dataset_partition=partition, modality="silhouette", cache=False,
+        dataset_root=tmp_path / "set", dataset_partition=partition, modality="silhouette", cache=False, packed=False,
         data_in_use=None, missing_labels="error", frame_threshold=0, min_cameras=1, camera="view", camera_split=False,
         validation=0.0, validation_seed=0,
     )  # fmt: skip
