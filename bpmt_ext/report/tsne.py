@@ -55,7 +55,7 @@ def tsne(distance: np.ndarray | Tensor, start: np.ndarray, *, perplexity: float 
     p = affinities(torch.as_tensor(np.asarray(distance)), min(perplexity, max(2.0, (n - 1) / 3)))
     y = torch.from_numpy(place / max(place[:, 0].std(), 1e-12) * 1e-2).float()
     speed, gain = torch.zeros_like(y), torch.ones_like(y)
-    rate = max(n / 48, 50.0)  # n / exaggeration / 4 (Belkina et al. 2019), never too slow for a few points
+    rate = max(n / 48, 10.0)  # n / exaggeration / 4 (Belkina et al. 2019); at 50, a few points are flung far away
     for step in range(steps):
         exaggerated = p * 12 if step < steps // 4 else p
         square = y.square().sum(1)
