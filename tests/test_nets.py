@@ -14,7 +14,8 @@ from bpmt_ext.draws import Draws
 from bpmt_ext.nets.bpmt import BPMT, PairEncoder
 from bpmt_ext.nets.grouped import GroupedCrossAttention, GroupedEncoder
 from bpmt_ext.nets.layers import Slots, Streams, cut_windows, pool_windows
-from bpmt_ext.nets.masked import BPMT_T1, draw_hidden
+from bpmt_ext.nets.masked import BPMT_T1
+from bpmt_ext.nets.masking import draw_hidden
 from bpmt_ext.registry import METHODS, build_network
 from bpmt_ext.skeletons import SKELETONS, get_skeleton
 
@@ -214,8 +215,8 @@ def test_exactly_the_stated_share_is_masked(mode: str, ratio: float) -> None:
         assert (runs <= 2 * (30 * ratio // 4 + 2)).all()
 
 
-@pytest.mark.parametrize("mask", ["frame", "joint", "block"])
-@pytest.mark.parametrize("value", ["token", "zero"])
+@pytest.mark.parametrize(("mask", "value"), [(mask, value) for mask in ("frame", "joint", "block", "tube")
+                                             for value in ("token", "zero")] + [("block", "drop")])  # fmt: skip
 def test_what_is_masked_does_not_reach_the_prediction(mask: str, value: str) -> None:
     """Changing the masked coordinates changes the target only, with every stream in use."""
     streams = ["joint", "bone", "velocity", "confidence"]
@@ -228,7 +229,7 @@ def test_what_is_masked_does_not_reach_the_prediction(mask: str, value: str) -> 
     other = torch.where(gone[..., None], pose + torch.randn_like(pose), pose)
 
     def predict(x: Tensor) -> Tensor:
-        return net.decoder(net.t1.encode(net.masking.embed(net.t1, net.t1.streams(x, real), hidden), real))
+        return net.decoder(net.features(net.t1.streams(x, real), hidden, real))
 
     torch.testing.assert_close(predict(other), predict(pose), atol=1e-5, rtol=1e-5)
 

@@ -26,7 +26,8 @@ from bpmt_ext.engine.distributed import world
 from bpmt_ext.engine.inference import clip_sampler
 from bpmt_ext.engine.stages import build_run, load_data, run_folder
 from bpmt_ext.errors import UserError
-from bpmt_ext.nets.masked import BPMT_T1, draw_hidden, part_losses
+from bpmt_ext.nets.masked import BPMT_T1, part_losses
+from bpmt_ext.nets.masking import draw_hidden
 from bpmt_ext.report.tables import text_table
 from bpmt_ext.skeletons import PART_NAMES
 
@@ -48,10 +49,11 @@ def compare(net: BPMT_T1, pose: Tensor, mask: Tensor, key: Tensor, *, mode: str,
     """Masked mean squared error of each part (2, p): the network's, then interpolation's."""
     slots, dims = net.t1.slots, net.t1.streams.dims
     streams = net.t1.streams(pose, mask)
-    unit = torch.arange(slots.parts)
+    unit = torch.arange(1 if net.masking.drop else slots.parts)  # dropped frames are those of the whole body
     draws = Draws(key).split("check")
-    hidden = draw_hidden(mask, unit, draws, mode=mode, ratio=ratio, block=block)[:, :, slots.part]
-    guess = net.decoder(net.t1.encode(net.masking.embed(net.t1, streams, hidden), mask))
+    hidden = draw_hidden(mask, unit, draws, mode=mode, ratio=ratio, block=block)
+    hidden = hidden.expand(-1, -1, slots.count) if net.masking.drop else hidden[:, :, slots.part]
+    guess = net.decoder(net.features(streams, hidden, mask))
     target, weight = streams[..., :dims], hidden.float()
     rows = [(g - target).square().mean(-1) for g in (guess, interpolate(target, hidden))]
     return torch.stack([part_losses(error, weight, slots.part, slots.parts) for error in rows])

@@ -61,7 +61,7 @@ class PartEmbedding(nn.Module):
 class PartEncoder(nn.Module):
     """Pose (n, t, v, c), mask (n, t) -> F (p, n, t, d): T1, one encoder per part, or one for all if `shared`.
 
-    kind: `plain`, or one of iip.py's. fc: fully connected layers behind the encoder.
+    kind: `plain`, or one of iip.py's. fc: fully connected layers behind the encoder. attention: see grouped.py.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class PartEncoder(nn.Module):
         feedforward: int,
         dropout: float,
         attention_dropout: float,
+        attention: str,
     ) -> None:
         super().__init__()
         self.slots = Slots(skeleton.parts)
@@ -91,13 +92,15 @@ class PartEncoder(nn.Module):
         self.positions = nn.Parameter(position_table(groups, max_frames, width, position_start))
         self.encoder = t1_encoder(
             kind, groups=groups, slots=self.slots, width=width, heads=heads, layers=layers, feedforward=feedforward,
-            dropout=dropout, attention_dropout=attention_dropout,
+            dropout=dropout, attention_dropout=attention_dropout, attention=attention,
         )  # fmt: skip
         self.fc = connected_layers(fc, groups=groups, width=width)
 
-    def encode(self, embedded: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
-        """Embedded frames (p, n, t, d) -> (p, n, t, d). told: a list that gets the class tokens of an iip encoder."""
-        return self.fc(self.encoder(embedded + self.positions[:, None, : mask.shape[1]], mask, *told))
+    def encode(self, embedded: Tensor, mask: Tensor, *told: list[Tensor], frames: Tensor | None = None) -> Tensor:
+        """Embedded frames (p, n, t, d) -> (p, n, t, d). told: a list that gets the class tokens of an iip encoder;
+        frames: which of a sequence's frames they are (n, t), where some were left out."""
+        positions = self.positions[:, None, : mask.shape[1]] if frames is None else self.positions[:, frames]
+        return self.fc(self.encoder(embedded + positions, mask, *told))
 
     def forward(self, pose: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
         return self.encode(self.embedding(self.streams(pose, mask)), mask, *told)
@@ -128,6 +131,7 @@ class PairEncoder(nn.Module):
         feedforward: int,
         dropout: float,
         attention_dropout: float,
+        attention: str = "sdpa",
     ) -> None:
         super().__init__()
         if positions not in ("none", "temporal+segment"):
@@ -139,7 +143,7 @@ class PairEncoder(nn.Module):
         self.cross = GroupedCrossAttention(groups=cross_groups, width=width, heads=heads, dropout=dropout)
         self.encoder = t2_encoder(
             kind, groups=groups, width=width, heads=heads, layers=layers, feedforward=feedforward, dropout=dropout,
-            attention_dropout=attention_dropout,
+            attention_dropout=attention_dropout, attention=attention,
         )  # fmt: skip
         with_part = share_t2 or share_cross
         self.part_vectors = nn.Parameter(0.02 * torch.randn(parts, 1, 1, width)) if with_part else None
@@ -214,7 +218,8 @@ class BPMT(nn.Module):
     Sequences longer than `max_frames` are read window by window and pooled over all their frames.
     num_class 0 leaves the classifier out. freeze_t1, freeze_t2: `yes` (frozen, in eval mode), `no`, or `last_layer`
     (only the last encoder layer trains). t1_encoder, t2_encoder: `plain` or IIP-Transformer's (iip.py); t1_fc: fully
-    connected layers after T1; pool `..._cls`: their class tokens join the pooled features.
+    connected layers after T1; pool `..._cls`: their class tokens join the pooled features. contrast_width: also out are
+    `views` (n, p, contrast_width), what each part says in one common space, for a contrastive loss between the parts.
     """
 
     def __init__(
@@ -230,6 +235,7 @@ class BPMT(nn.Module):
         feedforward: int | None = None,
         dropout: float = 0.1,
         attention_dropout: float | None = None,
+        attention: str = "sdpa",
         max_frames: int = 60,
         position_start: str = "sine",
         share_t1: bool = False,
@@ -245,17 +251,18 @@ class BPMT(nn.Module):
         head: str = "part",
         embedding_width: int = 128,
         classifier: str = "cosine",
+        contrast_width: int = 0,
     ) -> None:
         super().__init__()
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         self.t1 = PartEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
-            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, **sizes,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, attention=attention, **sizes,
         )  # fmt: skip
         self.parts = parts = len(skeleton.parts)
         self.t2 = PairEncoder(
             parts=parts, max_frames=max_frames, share_t2=share_t2, share_cross=share_cross, positions=t2_positions,
-            position_start=position_start, kind=t2_encoder, **sizes,
+            position_start=position_start, kind=t2_encoder, attention=attention, **sizes,
         )  # fmt: skip
         self.fuse = GroupedCrossAttention(groups=parts, width=width, heads=heads, dropout=dropout)
         self.max_frames = max_frames
@@ -269,6 +276,7 @@ class BPMT(nn.Module):
             self.head = ConcatHead(parts=parts, inputs=pooled, classes=num_class)
         else:
             raise ValueError(f"head must be part or concat, not {head!r}")
+        self.contrast = GroupedLinear(groups=parts, inputs=pooled, outputs=contrast_width) if contrast_width else None
         self.freezing = {"t1": freeze_t1, "t2": freeze_t2}
         for name, how in self.freezing.items():
             stage = getattr(self, name)
@@ -294,7 +302,9 @@ class BPMT(nn.Module):
         fused = self.fuse(parts, said, windows.mask.repeat(1, 4))  # C (p, m, w, d)
         pooled = pool_windows(fused, windows, pose.shape[0], self.pool)
         classes = classes_of_parts(told, windows, pose.shape[0], self.parts, self.t2.pairs)
-        return self.head(torch.cat([pooled, *classes], 2) if classes else pooled)
+        pooled = torch.cat([pooled, *classes], 2) if classes else pooled
+        views = {} if self.contrast is None else {"views": F.normalize(self.contrast(pooled), dim=2).transpose(0, 1)}
+        return self.head(pooled) | views
 
 
 def encoder_sizes(

@@ -60,6 +60,7 @@ class BPMTAction(BPMT):
         feedforward: int | None = None,
         dropout: float = 0.1,
         attention_dropout: float | None = None,
+        attention: str = "sdpa",
         max_frames: int = 60,
         position_start: str = "sine",
         share_t1: bool = False,
@@ -83,9 +84,9 @@ class BPMTAction(BPMT):
         super().__init__(
             skeleton=skeleton, num_class=0, streams=streams, standardise=standardise, width=width, heads=heads,
             layers=layers, feedforward=feedforward, dropout=dropout, attention_dropout=attention_dropout,
-            max_frames=max_frames, position_start=position_start, share_t1=share_t1, share_t2=share_t2,
-            share_cross=share_cross, t2_positions=t2_positions, freeze_t1=freeze_t1, freeze_t2=freeze_t2, pool=pool,
-            t1_encoder=t1_encoder, t2_encoder=t2_encoder, t1_fc=t1_fc, head="concat",
+            attention=attention, max_frames=max_frames, position_start=position_start, share_t1=share_t1,
+            share_t2=share_t2, share_cross=share_cross, t2_positions=t2_positions, freeze_t1=freeze_t1,
+            freeze_t2=freeze_t2, pool=pool, t1_encoder=t1_encoder, t2_encoder=t2_encoder, t1_fc=t1_fc, head="concat",
         )  # fmt: skip
         self.bodies, self.takes = bodies, (bodies * skeleton.num_joints, self.t1.streams.needed)
         self.head = (

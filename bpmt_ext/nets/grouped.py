@@ -47,17 +47,49 @@ class GroupedLayerNorm(nn.Module):
         return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
 
 
+def flow_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """q, k, v (b, h, t, e), mask (b, t) True where real or None -> (b, h, t, e): self-attention linear in t.
+
+    Flow-Attention, not causal (Wu et al., "Flowformer: linearizing transformers with conservation flows", ICML 2022,
+    section 3.2). Queries are sinks, keys sources of a flow; with f = sigmoid, n real frames and sums over them
+        I_i = f(q_i) . sum_j f(k_j)            what flows into a sink,
+        O_j = f(k_j) . sum_i f(q_i)            what flows out of a source,
+        I^_i = f(q_i) . sum_j f(k_j) / O_j     into a sink when every source gives 1,
+        O^_j = f(k_j) . sum_i f(q_i) / I_i     out of a source when every sink takes 1,
+        out_i = sigmoid(I^_i) f(q_i) / I_i . sum_j f(k_j)^T (n softmax_j(O^) v_j).
+    The sums are made once: O(t e^2) where softmax attention takes O(t^2 e). Padded frames neither give nor take; their
+    rows are 0. There are no weights that dropout could drop.
+    """
+    q, k = q.sigmoid(), k.sigmoid()
+    count: Tensor | int = q.shape[2]
+    if mask is not None:
+        real = mask[:, None, :, None]  # (b, 1, t, 1)
+        q, k, count = q * real, k * real, real.sum(2, keepdim=True)
+    into = (q * k.sum(2, keepdim=True)).sum(3, keepdim=True).clamp(min=1e-6)  # (b, h, t, 1)
+    out_of = (k * q.sum(2, keepdim=True)).sum(3, keepdim=True).clamp(min=1e-6)
+    taken = q / into
+    sink = (q * (k / out_of).sum(2, keepdim=True)).sum(3, keepdim=True)
+    source = (k * taken.sum(2, keepdim=True)).sum(3, keepdim=True)
+    if mask is not None:
+        source = source.masked_fill(~real, torch.finfo(source.dtype).min)
+    told = k.transpose(2, 3) @ (count * source.softmax(2) * v)  # (b, h, e, e)
+    return sink.sigmoid() * (taken @ told)
+
+
 class GroupedAttention(nn.Module):
     """query (g, n, t, d), context (g, n, s, d), mask (n, s) -> (g, n, t, d): multi-head attention in each group.
 
-    mask is True where a context frame is real; None means that all are. 4 d (d + 1) parameters per group.
+    mask is True where a context frame is real; None means that all are. kernel: `sdpa` (torch's own, which chooses its
+    backend) or `flow` (`flow_attention`; self-attention only). 4 d (d + 1) parameters per group.
     """
 
-    def __init__(self, *, groups: int, width: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, *, groups: int, width: int, heads: int, dropout: float = 0.0, kernel: str = "sdpa") -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of the {heads} heads")
-        self.heads, self.dropout = heads, dropout
+        if kernel not in ("sdpa", "flow"):
+            raise ValueError(f"attention must be sdpa or flow, not {kernel!r}")
+        self.heads, self.dropout, self.kernel = heads, dropout, kernel
         bound = math.sqrt(6 / (4 * width))  # Xavier over (d, 3d), as torch.nn.MultiheadAttention starts
         self.in_weight = nn.Parameter(torch.empty(groups, width, 3 * width).uniform_(-bound, bound))
         self.in_bias = nn.Parameter(torch.zeros(groups, 1, 3 * width))
@@ -76,10 +108,15 @@ class GroupedAttention(nn.Module):
         else:
             q = grouped_linear(query, self.in_weight[..., :d], self.in_bias[..., :d])
             k, v = grouped_linear(context, self.in_weight[..., d:], self.in_bias[..., d:]).chunk(2, dim=-1)
+        q, k, v = map(self._split, (q, k, v))
         if mask is not None:
-            mask = mask.expand(g, *mask.shape).reshape(g * n, 1, 1, -1)  # (g n, 1, 1, s)
-        dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(*map(self._split, (q, k, v)), attn_mask=mask, dropout_p=dropout)
+            mask = mask.expand(g, *mask.shape).reshape(g * n, -1)  # (g n, s)
+        if self.kernel == "flow":
+            x = flow_attention(q, k, v, mask)
+        else:
+            mask = mask if mask is None else mask[:, None, None]
+            dropout = self.dropout if self.training else 0.0
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out(x.transpose(1, 2).reshape(g, n, t, d))
 
 
@@ -103,10 +140,13 @@ class GroupedEncoderLayer(nn.Module):
     """x (g, n, t, d), mask (n, t) -> (g, n, t, d): self-attention, feed-forward, each with Add & Norm after it."""
 
     def __init__(
-        self, *, groups: int, width: int, heads: int, feedforward: int, dropout: float, attention_dropout: float
-    ) -> None:
+        self, *, groups: int, width: int, heads: int, feedforward: int, dropout: float, attention_dropout: float,
+        attention: str = "sdpa",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.attention = GroupedAttention(groups=groups, width=width, heads=heads, dropout=attention_dropout)
+        self.attention = GroupedAttention(
+            groups=groups, width=width, heads=heads, dropout=attention_dropout, kernel=attention
+        )
         self.norm1 = GroupedLayerNorm(groups=groups, width=width)
         self.up = GroupedLinear(groups=groups, inputs=width, outputs=feedforward)
         self.down = GroupedLinear(groups=groups, inputs=feedforward, outputs=width)
@@ -132,6 +172,7 @@ class GroupedEncoder(nn.Module):
         feedforward: int,
         dropout: float,
         attention_dropout: float,
+        attention: str = "sdpa",
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
@@ -142,6 +183,7 @@ class GroupedEncoder(nn.Module):
                 feedforward=feedforward,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
+                attention=attention,
             )
             for _ in range(layers)
         )

@@ -221,10 +221,21 @@ class PairwiseEncoder(IIPEncoder):
         return self.encode(x, mask[:, : mask.shape[1] // 2], told).flatten(2, 3)
 
 
-def t1_encoder(kind: str, *, groups: int, slots: Slots | None, join: bool = False, **sizes: float) -> nn.Module:
-    """The encoder of a T1 of that kind. join: iip_full gives one feature a frame instead of one for each part."""
+def _plain_encoder(kind: str, attention: str, **sizes: float) -> nn.Module | None:
+    """The plain encoder if it is that kind; ValueError where another attention is asked of another encoder."""
     if kind == "plain":
-        return GroupedEncoder(groups=groups, **sizes)
+        return GroupedEncoder(attention=attention, **sizes)
+    if attention != "sdpa":
+        raise ValueError(f"attention {attention} is the plain encoder's; {kind} has its own: leave attention out")
+    return None
+
+
+def t1_encoder(
+    kind: str, *, groups: int, slots: Slots | None, join: bool = False, attention: str = "sdpa", **sizes: float
+) -> nn.Module:
+    """The encoder of a T1 of that kind. join: iip_full gives one feature a frame instead of one for each part."""
+    if (plain := _plain_encoder(kind, attention, groups=groups, **sizes)) is not None:
+        return plain
     assert slots is not None
     if kind == "iip_part":
         return IIPEncoder(groups=groups, **sizes)
@@ -234,12 +245,11 @@ def t1_encoder(kind: str, *, groups: int, slots: Slots | None, join: bool = Fals
     return FullEncoder(groups=1, tokens=(slots.parts,), join=join, **sizes)
 
 
-def t2_encoder(kind: str, *, groups: int, **sizes: float) -> nn.Module:
+def t2_encoder(kind: str, *, groups: int, attention: str = "sdpa", **sizes: float) -> nn.Module:
     """The encoder of a T2 of that kind."""
     check_kind("t2_encoder", kind, T2_ENCODERS)
-    return (GroupedEncoder if kind == "plain" else PairwiseEncoder)(
-        groups=groups, **sizes, **({} if kind == "plain" else {"tokens": (2,)})
-    )
+    plain = _plain_encoder(kind, attention, groups=groups, **sizes)
+    return PairwiseEncoder(groups=groups, tokens=(2,), **sizes) if plain is None else plain
 
 
 def connected_layers(count: int, *, groups: int, width: int) -> nn.Module:

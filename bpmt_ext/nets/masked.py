@@ -1,13 +1,14 @@
 """Pose (n, t, v, c) and mask (n, t) in, masked reconstruction losses out: the two pretraining stages of BPMT.
 
-Each wraps the encoders of `bpmt.py` unchanged and adds what only pretraining needs: what is hidden, the vector that
-stands for it, and the decoders. BPMT_T1 trains the five part encoders, BPMT_T2 the ten pair encoders on top of them.
-Poses may hold several bodies, one after the other along the joints (b v): all share the weights.
-Sources: bpmt.md sections 2 and 3; OmniVec2 (Srivastava and Sharma, CVPR 2024); masking by ranking noise after MAE
-(He et al., CVPR 2022). Shapes as in `bpmt.py`; u units of masking (a part, or a slot) per frame.
+Each wraps the encoders of `bpmt.py` unchanged and adds what only pretraining needs: what is hidden (masking.py), the
+decoders, and other targets than the pose (objectives.py). BPMT_T1 trains the five part encoders, BPMT_T2 the ten pair
+encoders on top of them. Poses may hold several bodies, one after the other along the joints (b v): all share the
+weights. Sources: bpmt.md sections 2 and 3; OmniVec2 (Srivastava and Sharma, CVPR 2024). Shapes as in `bpmt.py`.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,35 +17,22 @@ from torch import Tensor, nn
 from bpmt_ext.draws import Draws
 from bpmt_ext.nets.bpmt import PairEncoder, PartEncoder, encoder_sizes
 from bpmt_ext.nets.embedders import fold_bodies, mean_of_bodies
-from bpmt_ext.nets.grouped import GroupedLinear
-from bpmt_ext.nets.layers import Slots, cut_windows, pool_windows, set_mode, set_trainable
+from bpmt_ext.nets.grouped import GroupedEncoderLayer, GroupedLinear
+from bpmt_ext.nets.layers import cut_windows, pool_windows, set_mode, set_trainable
+from bpmt_ext.nets.masking import Masking
+from bpmt_ext.nets.objectives import (
+    Contrast,
+    RealOrFake,
+    Teacher,
+    loss_weight,
+    motion,
+    noisy,
+    pooled_pairs,
+    with_extras,
+)
 from bpmt_ext.skeletons import PART_NAMES, Skeleton
 
-
-def draw_hidden(mask: Tensor, unit_part: Tensor, draws: Draws, *, mode: str, ratio: float, block: int) -> Tensor:
-    """mask (n, t), unit_part (u,) ascending -> hidden (n, t, u), True where a unit of a part is masked.
-
-    Per sequence and part exactly max(1, round(ratio * real units)) of its real units are hidden: single frames
-    (`frame`), joints of frames (`joint`), or runs of `block` frames (`block`; the last run is cut to fit).
-    Padded frames are never hidden, nothing is for `none`. In `frame` and `block` mode the parts are the units.
-    """
-    n, t = mask.shape
-    u = len(unit_part)
-    if mode == "none":
-        return mask.new_zeros(n, t, u)
-    if mode == "block":
-        offset = draws.split("offset").integers(block, u)  # (n, u)
-        chunk = torch.div(torch.arange(t, device=mask.device)[:, None] + offset[:, None], block, rounding_mode="floor")
-        score = draws.split("score").uniform(t // block + 2, u).gather(1, chunk)
-    else:
-        score = draws.split("score").uniform(t, u)
-    score = torch.where(mask[..., None], score, 1.5)  # padding ranks behind every real unit
-    size = torch.bincount(unit_part)  # (p,) units of a part in a frame
-    order = (score + 2 * unit_part).flatten(1).argsort(dim=1, stable=True)  # part by part, then by score
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(t * u, device=mask.device).expand_as(order))
-    first = t * (size.cumsum(0) - size)[unit_part]  # (u,) where each part's ranks begin
-    wanted = (ratio * mask.sum(1, keepdim=True) * size).round().clamp(min=1)[:, unit_part]  # (n, u)
-    return (rank.view(n, t, u) - first < wanted[:, None]) & mask[..., None]
+_NOISE = 0.1  # of the dual encoder's noisy view
 
 
 class SlotDecoder(nn.Module):
@@ -80,54 +68,6 @@ class SlotDecoder(nn.Module):
         return out.movedim(3, 1)[at].permute(1, 2, 0, 3) + self.bias
 
 
-class Masking(nn.Module):
-    """What is hidden of a sample and what stands for it: an embedded input (p, n, t, d) with holes.
-
-    mask: none, frame, joint or block; mask_value: `token` (a learned vector put in after the embedding) or `zero`
-    (the standardised input set to zero, its mean).
-    """
-
-    def __init__(
-        self, *, slots: Slots, width: int, mask: str, mask_ratio: float, mask_block: int, mask_value: str
-    ) -> None:
-        super().__init__()
-        if mask not in ("none", "frame", "joint", "block"):
-            raise ValueError(f"mask must be none, frame, joint or block, not {mask!r}")
-        if mask_value not in ("token", "zero"):
-            raise ValueError(f"mask_value must be token or zero, not {mask_value!r}")
-        if not 0 < mask_ratio <= 0.95 or mask_block < 1:
-            raise ValueError(f"mask_ratio must be in (0, 0.95] and mask_block at least 1: {mask_ratio}, {mask_block}")
-        self.slots, self.mode, self.ratio, self.block = slots, mask, mask_ratio, mask_block
-        units = slots.count if mask == "joint" else slots.parts
-        with_token = mask != "none" and mask_value == "token"
-        self.token = nn.Parameter(0.02 * torch.randn(units, width)) if with_token else None
-
-    def draw(self, mask: Tensor, key: Tensor) -> Tensor:
-        """mask (n, t), key (n,) -> hidden (n, t, s)."""
-        joints = self.mode == "joint"
-        unit_part = self.slots.part if joints else torch.arange(self.slots.parts, device=mask.device)
-        draws = Draws(key).split("masking")
-        hidden = draw_hidden(mask, unit_part, draws, mode=self.mode, ratio=self.ratio, block=self.block)
-        return hidden if joints else hidden[:, :, self.slots.part]
-
-    def embed(self, t1: PartEncoder, streams: Tensor, hidden: Tensor) -> Tensor:
-        """Streams (n, t, s, c), hidden (n, t, s) -> embedded (p, n, t, d) that holds nothing of what is hidden."""
-        if self.mode == "none":
-            return t1.embedding(streams)
-        embedded = t1.embedding(streams * t1.streams.visible(hidden))
-        if self.token is None:
-            return embedded
-        if getattr(t1.embedding, "joints", False):
-            return t1.embedding.hide(embedded, hidden, self.token)
-        if self.mode == "joint":  # each hidden joint adds its own token to its part
-            token = self.token.new_zeros(self.slots.count, self.slots.parts, self.token.shape[1])
-            token = token.index_put((torch.arange(len(token), device=hidden.device), self.slots.part), self.token)
-            return embedded + torch.einsum("nts,spd->pntd", hidden.to(embedded.dtype), token)
-        first = torch.searchsorted(self.slots.part, torch.arange(self.slots.parts, device=hidden.device))
-        gone = hidden[:, :, first].permute(2, 0, 1)[..., None]  # (p, n, t, 1)
-        return torch.where(gone, self.token[:, None, None], embedded)
-
-
 def part_losses(error: Tensor, weight: Tensor, group: Tensor, groups: int) -> Tensor:
     """Squared error (n, t, r) of each row, weight (n, t, r), group (r,) -> weighted mean per group (g,)."""
     zero = error.new_zeros(groups)
@@ -135,8 +75,23 @@ def part_losses(error: Tensor, weight: Tensor, group: Tensor, groups: int) -> Te
     return total / zero.index_add(0, group, weight.sum((0, 1))).clamp(min=1e-12)
 
 
+class Sample(NamedTuple):
+    """A step's windows: F (p, m, w, d) of what is not hidden, whole streams (m, w, s, c), target (m, w, s, dims), loss
+    weight (m, w, s), mask (m, w), whose they are (m,), and which parts are fakes (m, p)."""
+
+    features: Tensor
+    streams: Tensor
+    target: Tensor
+    weight: Tensor
+    mask: Tensor
+    owner: Tensor
+    changed: Tensor
+
+
 class _Pretraining(nn.Module):
     """What both stages share: T1, the masking, the windows and the weights of the loss."""
+
+    noise = 0.0  # deviation of the noise on what T1 sees, in units of the standardised input
 
     def __init__(
         self,
@@ -147,21 +102,22 @@ class _Pretraining(nn.Module):
         mask_ratio: float,
         mask_block: int,
         mask_value: str,
+        target: str,
+        targets: tuple[str, ...],
         confidence_weight: bool,
         bodies: int,
     ) -> None:
         super().__init__()
+        if target not in targets:
+            raise ValueError(f"target must be one of {', '.join(targets)}, not {target!r}")
+        self.target = target
         if not isinstance(bodies, int) or bodies < 1:
             raise ValueError(f"bodies must be a number of at least 1, not {bodies!r}")
         self.t1, self.max_frames, self.confidence_weight, self.bodies = t1, max_frames, confidence_weight, bodies
         self.masking = Masking(
-            slots=t1.slots,
-            width=t1.positions.shape[-1],
-            mask=mask,
-            mask_ratio=mask_ratio,
-            mask_block=mask_block,
+            slots=t1.slots, width=t1.positions.shape[-1], mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
             mask_value=mask_value,
-        )
+        )  # fmt: skip
 
     def fit(self, pose: Tensor, mask: Tensor) -> None:
         """Take the input statistics from training samples, once (see Streams.fit)."""
@@ -174,29 +130,42 @@ class _Pretraining(nn.Module):
         pooled = pool_windows(self.t1(windows.pose, windows.mask), windows, len(pose), "mean")
         return mean_of_bodies(pooled.permute(1, 2, 0), self.bodies)
 
-    def _hide(self, pose: Tensor, mask: Tensor, key: Tensor | None) -> tuple[Tensor, ...]:
-        """-> part features F (p, m, w, d), target (m, w, s, dims), loss weight (m, w, s), mask (m, w)."""
+    def features(self, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Streams (m, w, s, c), hidden (m, w, s), mask (m, w) -> part features F (p, m, w, d) of what is not hidden."""
+        return self.masking.encode(self.t1, streams, hidden, mask)
+
+    def _hide(self, pose: Tensor, mask: Tensor, key: Tensor | None, fakes: RealOrFake | None = None) -> Sample:
         if key is None:  # a host hands over no keys: its own random state seeds them
             key = torch.randint(2**62, (len(pose),), device=pose.device)
         if self.bodies > 1:  # each body has holes of its own
             key = Draws(key).split("body").bits(self.bodies).flatten()
         windows = cut_windows(*fold_bodies(pose, mask, self.bodies), self.max_frames)
         key = Draws(key).bits(int(windows.number.max()) + 1)[windows.owner, windows.number]
-        streams = self.t1.streams(windows.pose, windows.mask)
-        hidden = self.masking.draw(windows.mask, key)
+        pose, mask, owner, _ = windows
+        changed = mask.new_zeros(len(mask), self.t1.slots.parts)
+        if fakes is not None:
+            pose, mask, changed = fakes.fake(pose, mask, key)
+        streams = self.t1.streams(pose, mask)
+        hidden = self.masking.draw(mask, key)
         dims, slots = self.t1.streams.dims, self.t1.slots
-        scored = hidden if self.masking.mode != "none" else windows.mask[..., None].expand_as(hidden)
-        weight = scored.to(streams.dtype)
+        scored = hidden if self.masking.mode != "none" else mask[..., None].expand_as(hidden)
+        weight = (scored & ~changed.any(1)[:, None, None]).to(streams.dtype)  # nobody has to complete a fake
         if self.confidence_weight:
-            weight = weight * windows.pose[:, :, slots.joint, dims]
-        features = self.t1.encode(self.masking.embed(self.t1, streams, hidden), windows.mask)
-        return features, streams[..., :dims].detach(), weight, windows.mask
+            weight = weight * pose[:, :, slots.joint, dims]
+        target = streams[..., :dims].detach()
+        if self.target == "motion":
+            target, told = motion(target, mask)
+            weight = weight * told[..., None]
+        features = self.features(noisy(streams, key, self.noise) if self.noise else streams, hidden, mask)
+        return Sample(features, streams, target, weight, mask, owner, changed)
 
 
 class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
     """Pose (n, t, v, c), mask (n, t) -> {losses: {part: ()}}: stage 1, one masked autoencoder per body part.
 
-    L_p = sum over hidden (t, j, coordinate) of squared error / their number, on standardised coordinates.
+    L_p = sum over hidden (t, j, coordinate) of squared error / their number, on standardised coordinates (target:
+    pose), their steps to the next frame (motion), or T1's own slow average (latent). dual: weight of the loss between
+    T1 with a noisy view and that average with the clean one, over all frames. See objectives.py.
     """
 
     def __init__(
@@ -211,6 +180,7 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         feedforward: int | None = None,
         dropout: float = 0.1,
         attention_dropout: float | None = None,
+        attention: str = "sdpa",
         max_frames: int = 60,
         position_start: str = "sine",
         share_t1: bool = False,
@@ -221,39 +191,68 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         mask_block: int = 8,
         mask_value: str = "token",
         decoder: str = "linear",
+        target: str = "pose",
+        dual: float = 0.0,
         confidence_weight: bool = False,
         bodies: int = 1,
     ) -> None:
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
-            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, **sizes,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, attention=attention, **sizes,
         )  # fmt: skip
         super().__init__(
-            t1=t1,
-            max_frames=max_frames,
-            mask=mask,
-            mask_ratio=mask_ratio,
-            mask_block=mask_block,
-            mask_value=mask_value,
-            confidence_weight=confidence_weight,
-            bodies=bodies,
-        )
+            t1=t1, max_frames=max_frames, mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
+            mask_value=mask_value, target=target, targets=("pose", "motion", "latent"),
+            confidence_weight=confidence_weight, bodies=bodies,
+        )  # fmt: skip
         slots = t1.slots
-        self.decoder = SlotDecoder(group=slots.part, place=slots.place, width=width, dims=skeleton.dims, kind=decoder)
+        self.refill = None
+        if self.masking.drop:
+            layer = {name: value for name, value in sizes.items() if name != "layers"}
+            self.refill = GroupedEncoderLayer(groups=slots.parts, attention=attention, **layer)
+        self.dual = loss_weight("dual", dual)
+        self.noise = _NOISE if dual else 0.0
+        taught = target == "latent" or self.dual > 0
+        self.teacher = Teacher(t1) if taught else None
+        self.predictor = GroupedLinear(groups=slots.parts, inputs=width, outputs=width) if taught else None
+        self.decoder = None
+        if target != "latent":
+            given = {"group": slots.part, "place": slots.place, "width": width, "dims": skeleton.dims}
+            self.decoder = SlotDecoder(kind=decoder, **given)
+
+    def features(self, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+        """As in both stages; dropped frames ask those that were seen in one more layer, which ends with this stage."""
+        features = super().features(streams, hidden, mask)
+        return features if self.refill is None else self.refill(features, mask)
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, dict[str, Tensor] | Tensor]:
-        features, target, weight, _ = self._hide(pose, mask, key)
-        error = (self.decoder(features) - target).square().mean(-1)  # (m, w, s)
-        losses = part_losses(error, weight, self.t1.slots.part, self.t1.slots.parts)
-        return {"losses": dict(zip(PART_NAMES, losses.unbind(), strict=True))}
+        seen, slots = self._hide(pose, mask, key), self.t1.slots
+        if self.teacher is not None:
+            if self.training:
+                self.teacher.follow(self.t1)
+            guess = self.predictor(seen.features)
+            apart = (guess - self.teacher(seen.streams, seen.mask)).square().mean(-1).permute(1, 2, 0)  # (m, w, p)
+            part = torch.arange(slots.parts, device=pose.device)
+        if self.decoder is not None:
+            error = (self.decoder(seen.features) - seen.target).square().mean(-1)  # (m, w, s)
+            losses = part_losses(error, seen.weight, slots.part, slots.parts)
+        else:
+            hidden = torch.zeros_like(apart).index_add(2, slots.part, seen.weight) > 0  # of a frame's part, anything
+            losses = part_losses(apart, hidden.to(apart.dtype), part, slots.parts)
+        extras = {}
+        if self.dual:
+            real = seen.mask[..., None].expand_as(apart).to(apart.dtype)
+            extras["dual"] = (self.dual, part_losses(apart, real, part, slots.parts).mean())
+        return with_extras(dict(zip(PART_NAMES, losses.unbind(), strict=True)), extras)
 
 
 class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
     """Pose (n, t, v, c), mask (n, t) -> {losses: {pair: ()}}: stage 2, a masked autoencoder for each pair of parts.
 
     Both parts are masked independently, encoded by T1, joined by cross-attention and T2, and decoded in parallel:
-    L = (L_A + L_B) / 2. freeze_t1: `yes` (the thesis), `no`, `last_layer`.
+    L = (L_A + L_B) / 2. freeze_t1: `yes` (the thesis), `no`, `last_layer`. contrast: weight of a contrastive loss
+    between a sequence's pairs; fake: none, frames, parts or sides, with its weight. See objectives.py.
     """
 
     def __init__(
@@ -268,6 +267,7 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         feedforward: int | None = None,
         dropout: float = 0.1,
         attention_dropout: float | None = None,
+        attention: str = "sdpa",
         max_frames: int = 60,
         position_start: str = "sine",
         share_t1: bool = False,
@@ -283,39 +283,39 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         mask_block: int = 8,
         mask_value: str = "token",
         decoder: str = "linear",
+        target: str = "pose",
+        contrast: float = 0.0,
+        fake: str = "none",
+        fake_weight: float = 0.1,
         confidence_weight: bool = False,
         bodies: int = 1,
     ) -> None:
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
-            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, **sizes,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, attention=attention, **sizes,
         )  # fmt: skip
         super().__init__(
-            t1=t1,
-            max_frames=max_frames,
-            mask=mask,
-            mask_ratio=mask_ratio,
-            mask_block=mask_block,
-            mask_value=mask_value,
-            confidence_weight=confidence_weight,
+            t1=t1, max_frames=max_frames, mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
+            mask_value=mask_value, target=target, targets=("pose", "motion"), confidence_weight=confidence_weight,
             bodies=bodies,
-        )
+        )  # fmt: skip
         slots = t1.slots
         self.t2 = PairEncoder(
-            parts=slots.parts,
-            max_frames=max_frames,
-            share_t2=share_t2,
-            share_cross=share_cross,
-            positions=t2_positions,
-            position_start=position_start,
-            kind=t2_encoder,
-            **sizes,
-        )
+            parts=slots.parts, max_frames=max_frames, share_t2=share_t2, share_cross=share_cross,
+            positions=t2_positions, position_start=position_start, kind=t2_encoder, attention=attention, **sizes,
+        )  # fmt: skip
         sides = torch.stack([self.t2.first, self.t2.second], dim=1).flatten()  # (2 q,) the part of each side
         group, slot = (sides[:, None] == slots.part).nonzero(as_tuple=True)  # (r,) rows: the slots of every side
         self.register_buffer("slot", slot, persistent=False)
         self.decoder = SlotDecoder(group=group, place=slots.place[slot], width=width, dims=skeleton.dims, kind=decoder)
+        self.contrast_weight, self.fake_weight = (
+            loss_weight("contrast", contrast),
+            loss_weight("fake_weight", fake_weight),
+        )
+        pairs = {"first": self.t2.first, "second": self.t2.second, "width": width}
+        self.contrast = Contrast(pairs=len(self.t2.pairs), width=width) if self.contrast_weight else None
+        self.fakes = None if fake == "none" else RealOrFake(skeleton=skeleton, kind=fake, **pairs)
         self.names = [f"{PART_NAMES[a]}+{PART_NAMES[b]}" for a, b in self.t2.pairs]
         self.freeze_t1 = freeze_t1
         set_trainable(self.t1, freeze_t1, self.t1.encoder.layers[-1])
@@ -326,9 +326,16 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         return self
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, dict[str, Tensor] | Tensor]:
-        features, target, weight, real = self._hide(pose, mask, key)
-        sides = self.t2(features, real).flatten(0, 1)  # U (2 q, m, w, d)
-        error = (self.decoder(sides) - target[:, :, self.slot]).square().mean(-1)  # (m, w, r)
-        losses = part_losses(error, weight[:, :, self.slot], self.decoder.group, self.decoder.groups)
+        seen = self._hide(pose, mask, key, self.fakes)
+        sides = self.t2(seen.features, seen.mask).flatten(0, 1)  # U (2 q, m, w, d)
+        error = (self.decoder(sides) - seen.target[:, :, self.slot]).square().mean(-1)  # (m, w, r)
+        losses = part_losses(error, seen.weight[:, :, self.slot], self.decoder.group, self.decoder.groups)
         losses = losses.view(-1, 2).mean(1)  # (q,)
-        return {"losses": dict(zip(self.names, losses.unbind(), strict=True))}
+        extras = {}
+        pooled = pooled_pairs(sides, seen.mask) if self.contrast or self.fakes else None
+        if self.contrast is not None:
+            whole = ~seen.changed.any(1)
+            extras["contrast"] = (self.contrast_weight, self.contrast(pooled[:, whole], seen.owner[whole]))
+        if self.fakes is not None:
+            extras["fake"] = (self.fake_weight, self.fakes(pooled, seen.changed))
+        return with_extras(dict(zip(self.names, losses.unbind(), strict=True)), extras)

@@ -100,6 +100,8 @@ def rebuilt(run: Run, sequences: SequenceSet) -> Rebuilt | str:
         return f"{type(network).__name__} is no stage T1 of BPMT, whose reconstruction this shows"
     if network.masking.mode == "none":
         return "this stage T1 was trained with nothing hidden (model_cfg.mask: none)"
+    if network.target != "pose":
+        return f"this stage T1 was trained to tell no pose (model_cfg.target: {network.target})"
     t1, parts, first = network.t1, network.t1.slots.parts, None
     wrong, mean, hid, real = torch.zeros(parts), torch.zeros(parts), 0.0, 0.0
     sampler, dims, seed, count = clip_sampler(run.settings, 1), t1.streams.dims, run.settings.trainer_cfg.seed, 0
@@ -109,7 +111,7 @@ def rebuilt(run: Run, sequences: SequenceSet) -> Rebuilt | str:
         pose, mask = windows.pose[:1], windows.mask[:1]
         streams = t1.streams(pose, mask)  # (1, t, s, c)
         hidden = network.masking.draw(mask, batch.key[:1])
-        guess = network.decoder(t1.encode(network.masking.embed(t1, streams, hidden), mask))  # (1, t, s, dims)
+        guess = network.decoder(network.features(streams, hidden, mask))  # (1, t, s, dims)
         truth, weight = streams[..., :dims], hidden.float()
         wrong += part_losses((guess - truth).square().mean(-1), weight, t1.slots.part, parts)
         mean += part_losses(truth.square().mean(-1), weight, t1.slots.part, parts)

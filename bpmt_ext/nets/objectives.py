@@ -1,0 +1,180 @@
+"""Poses and features of a pretraining step in, targets and losses beside the reconstruction out. All off by default.
+
+| key | stage | what is learned |
+|---|---|---|
+| target: motion | 1, 2 | the step to the next frame, at what is hidden (`motion`) |
+| target: latent | 1 | what a slow copy of T1 makes of the whole sequence, at what is hidden (`Teacher`) |
+| dual | 1 | the same at every frame, from a noisy view (`Teacher`, `noisy`) |
+| contrast | 2 | a sequence's pairs agree with each other, and not with other sequences (`Contrast`) |
+| fake | 2 | whether a pair's two parts belong together (`RealOrFake`) |
+
+Shapes: n sequences (or windows of them), t frames, v joints, s slots, c channels, p parts, q pairs, d width. A mask is
+True where a frame is real.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bpmt_ext.draws import Draws
+from bpmt_ext.nets.grouped import GroupedLinear
+from bpmt_ext.skeletons import Skeleton
+
+FAKES = ("none", "frames", "parts", "sides")
+_ARMS = (1, 2)  # of PART_NAMES
+
+
+def _shares(mask: Tensor, like: Tensor) -> Tensor:
+    """mask (n, t) -> weights (n, t) that make a sum over the frames the mean over the real ones."""
+    real = mask.to(like.dtype)
+    return real / real.sum(1, keepdim=True).clamp(min=1)
+
+
+def motion(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (n, t, s, c), mask (n, t) -> steps to the next frame, same shape, and where there is one (n, t).
+
+    Each slot's and channel's steps have mean 0 and deviation 1 over the sequence: a wrist's steps are no larger than a
+    shoulder's. (Masked motion prediction: Mao et al., "Masked motion predictors are strong 3D action representation
+    learners", ICCV 2023.)
+    """
+    step = torch.diff(x, dim=1, append=x[:, -1:])
+    told = mask & F.pad(mask[:, 1:], (0, 1))
+    weight = _shares(told, x)[..., None, None]
+    step = step - (step * weight).sum(1, keepdim=True)
+    return step / ((step.square() * weight).sum(1, keepdim=True) + 1e-6).sqrt(), told
+
+
+def noisy(streams: Tensor, key: Tensor, deviation: float) -> Tensor:
+    """Streams (n, t, s, c), key (n,) -> the same with normal noise of that deviation on every number."""
+    return streams + deviation * Draws(key).split("noise").normal(*streams.shape[1:]).to(streams.dtype)
+
+
+class Teacher(nn.Module):
+    """A part encoder T1 as it was on average over its last steps: exponential moving average of all its weights.
+
+    Shown the whole clean sequence while T1 sees a part of it or a noisy one, it sets T1's target (Tarvainen and
+    Valpola, "Mean teachers ...", NeurIPS 2017; as a target of masked frames: Baevski et al., "data2vec", ICML 2022).
+    It learns nothing itself and drops nothing out; in a checkpoint it stands beside T1.
+    """
+
+    def __init__(self, student: nn.Module, momentum: float = 0.99) -> None:
+        super().__init__()
+        self.net, self.momentum, self.seen = copy.deepcopy(student).requires_grad_(False), momentum, -1
+        self.net.streams = None  # the input statistics are T1's
+        self.train()
+
+    def train(self, mode: bool = True) -> Teacher:
+        return super().train(False)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module) -> None:
+        """One step towards the student, if its weights have changed since the last one: once per optimiser step."""
+        seen = sum(weight._version for weight in student.parameters())
+        if seen != self.seen:
+            self.seen = seen
+            for mine, theirs in zip(self.net.parameters(), student.parameters(), strict=True):
+                mine.lerp_(theirs, 1 - self.momentum)
+
+    @torch.no_grad()
+    def forward(self, streams: Tensor, mask: Tensor) -> Tensor:
+        """Clean streams (n, t, s, c), mask (n, t) -> targets (p, n, t, d), of mean 0 and deviation 1 over d."""
+        features = self.net.encode(self.net.embedding(streams), mask)
+        return F.layer_norm(features, features.shape[-1:])
+
+
+def pooled_pairs(sides: Tensor, mask: Tensor) -> Tensor:
+    """U (2 q, n, t, d), mask (n, t) -> both sides' mean over the real frames, side by side (q, n, 2 d)."""
+    pooled = torch.einsum("gntd,nt->gnd", sides, _shares(mask, sides))
+    return pooled.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
+
+
+class Contrast(nn.Module):
+    """Pooled pairs (q, n, 2 d), owner (n,) -> scalar: the q pairs of a sequence recognise each other among all.
+
+    Each pair's vector is mapped to one common space and to unit length; minus the mean over a vector's own sequence of
+    the log of the softmax of (inner product / temperature) over all others (Chen et al., "SimCLR", ICML 2020, with
+    the pairs as views; Khosla et al. 2020 for several positives). owner: windows of one sequence belong together.
+    """
+
+    def __init__(self, *, pairs: int, width: int, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.project, self.temperature = GroupedLinear(groups=pairs, inputs=2 * width, outputs=width), temperature
+
+    def forward(self, pooled: Tensor, owner: Tensor) -> Tensor:
+        rows = F.normalize(self.project(pooled), dim=-1).flatten(0, 1)  # (q n, d)
+        itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        owner = owner.repeat(len(pooled))
+        positive = (owner[:, None] == owner) & ~itself
+        share = (rows @ rows.T / self.temperature).masked_fill(itself, -torch.inf).log_softmax(1)
+        return -(share.masked_fill(~positive, 0.0).sum(1) / positive.sum(1).clamp(min=1)).mean()
+
+
+class RealOrFake(nn.Module):
+    """Half of the sequences get a part that does not belong; each pair says whether one of its two does not.
+
+    kind: `frames` (a drawn part's frames in random order), `parts` (a drawn part moves as in the sequence before it in
+    the batch; what both have of frames is left) or `sides` (the arms exchange their movements). Only the movement about
+    the mean changes: sizes and places give nothing away. A pair of which both parts or none are changed is real.
+    (Order of frames: Misra et al., "Shuffle and learn", ECCV 2016.)
+    """
+
+    members: Tensor
+    mirror: Tensor
+
+    def __init__(self, *, skeleton: Skeleton, kind: str, first: Tensor, second: Tensor, width: int) -> None:
+        super().__init__()
+        if kind not in FAKES[1:]:
+            raise ValueError(f"fake must be one of {', '.join(FAKES)}, not {kind!r}")
+        self.kind, self.dims = kind, skeleton.dims
+        members = torch.zeros(len(skeleton.parts), skeleton.num_joints)
+        for row, part in zip(members, skeleton.parts, strict=True):
+            row[list(part)] = 1
+        for name, value in {"members": members, "mirror": torch.tensor(skeleton.mirror), "first": first.clone(),
+                            "second": second.clone()}.items():  # fmt: skip
+            self.register_buffer(name, value, persistent=False)
+        self.judge = GroupedLinear(groups=len(first), inputs=2 * width, outputs=1)
+
+    def fake(self, pose: Tensor, mask: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pose (n, t, v, c), mask (n, t), key (n,) -> pose, mask, and which parts were changed (n, p)."""
+        draws, x = Draws(key).split("fake"), pose[..., : self.dims]
+        chosen = draws.split("chosen").uniform() < 0.5
+        part = draws.split("part").integers(len(self.members))[:, None]
+        if self.kind == "frames":
+            order = torch.where(mask, draws.split("order").uniform(mask.shape[1]), 2.0).argsort(dim=1, stable=True)
+            other = x.gather(1, order[..., None, None].expand_as(x))
+        elif self.kind == "parts":
+            chosen = chosen & (len(pose) > 1)
+            other = x.roll(1, 0)
+            mask = mask & (mask.roll(1, 0) | ~chosen[:, None])
+        else:
+            other, part = x[:, :, self.mirror], torch.tensor([_ARMS], device=x.device)
+        changed = F.one_hot(part, len(self.members)).any(1) & chosen[:, None]  # (n, p)
+        gone = (changed.to(x.dtype) @ self.members.to(x.dtype) > 0)[:, None, :, None]  # (n, 1, v, 1)
+        weight = _shares(mask, x)[..., None, None]
+        other = other + ((x - other) * weight).sum(1, keepdim=True)
+        return torch.cat([torch.where(gone, other, x), pose[..., self.dims :]], 3), mask, changed
+
+    def forward(self, pooled: Tensor, changed: Tensor) -> Tensor:
+        """Pooled pairs (q, n, 2 d), changed (n, p) -> binary cross-entropy, mean over pairs and sequences."""
+        wrong = changed[:, self.first] ^ changed[:, self.second]  # (n, q)
+        return F.binary_cross_entropy_with_logits(self.judge(pooled)[..., 0].T, wrong.to(pooled.dtype))
+
+
+def with_extras(named: dict[str, Tensor], extras: dict[str, tuple[float, Tensor]]) -> dict[str, Any]:
+    """{losses}, and with extras {name: (weight, loss)} also {loss}: the mean of the losses plus the weighted extras."""
+    if not extras:
+        return {"losses": named}
+    loss = torch.stack(list(named.values())).mean() + sum(weight * value for weight, value in extras.values())
+    return {"losses": named | {name: value for name, (_, value) in extras.items()}, "loss": loss}
+
+
+def loss_weight(name: str, value: float) -> float:
+    """The value, if it can be a weight in the loss; else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is a weight in the loss, 0 or more, not {value!r}")
+    return float(value)
