@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -225,6 +226,18 @@ def test_mp4_needs_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match="ffmpeg failed .no such codec."):
         write_mp4(tmp_path / "b.mp4", clip)
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "ffmpeg"]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg here: apt-get install ffmpeg")
+def test_mp4_shows_what_was_drawn(tmp_path: Path) -> None:
+    clip = np.full((12, 61, 80, 3), 255, np.uint8)
+    for t in range(12):
+        clip[t, 20:40, 5 * t : 5 * t + 20] = (213, 94, 0)
+    write_clip(tmp_path / "a.mp4", clip, 12.5)
+    line = ["ffmpeg", "-loglevel", "error", "-i", "a.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    shown = subprocess.run(line, cwd=tmp_path, capture_output=True, check=True).stdout
+    found = np.frombuffer(shown, np.uint8).reshape(12, 62, 80, 3)  # even sides
+    assert np.abs(found[:, :61].astype(int) - clip).mean() < 4 and (found[:, 61] > 240).all()
 
 
 # the command
