@@ -291,7 +291,7 @@ def test_draw_writes_pictures_and_clips(files: Path) -> None:
         (["a.npz", "-o", "a.png", "--format", "ntu25"], "ntu25"),
         (["a.npz", "-o", "a.png", "--format", "coc17"], "did you mean coco17?"),
         (["two.npz", "-o", "a.png"], "name the one to read with --sequence"),
-        (["twenty.npz", "-o", "a.png"], "which tells no joint format; name it with --format"),
+        (["twenty.npz", "-o", "a.png"], "which tells no joint format; name it with --joint-format: coco17, "),
         (["a.npz", "-o", "a.png", "--frames", "40:50"], "--frames leaves none of its 30 frames"),
         (["a.npz", "-o", "a.png", "--bodies", "2"], "--bodies needs --format"),
         (["a.npz", "-o", "a.png", "--show", "attention"], "--cfgs and --show belong together"),

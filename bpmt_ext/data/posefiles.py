@@ -36,7 +36,7 @@ from bpmt_ext.data.posejson import (
 )
 from bpmt_ext.data.posetexts import Raw, index_csv, list_files, natural_key, read_csv_rows, read_frame_texts
 from bpmt_ext.errors import UserError
-from bpmt_ext.skeletons import Skeleton, get_skeleton
+from bpmt_ext.skeletons import SKELETONS, Skeleton, get_skeleton
 
 GAIT3D_FRAME = re.compile(r"human_crop_f([0-9]{1,15})\.txt")
 GREW_FRAME = re.compile(r"([0-9]{1,15})_2d_pose\.txt")
@@ -84,7 +84,8 @@ def read_pose_file(path: Path | str, *, person: str = "track", joint_format: str
         if name is None:
             name = _ARRAY_FORMATS.get(pose.shape[1])
         if name is None:
-            raise UserError(f"{path}: has {pose.shape[1]} joints, which tells no joint format; name it.")
+            raise UserError(f"{path}: has {pose.shape[1]} joints, which tells no joint format; name it "
+                            f"with --joint-format: {', '.join(SKELETONS)}.")
         skeleton = get_skeleton(name)
     if pose.shape[1] != skeleton.num_joints:
         raise UserError(f"{path}: has {pose.shape[1]} joints, {skeleton.name} has {skeleton.num_joints}; "

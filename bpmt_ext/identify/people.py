@@ -54,6 +54,10 @@ def plain_name(text: str) -> str:
     return name
 
 
+def _sizes(people: int, entries: int) -> str:
+    return f"{people} {'person' if people == 1 else 'people'}, {entries} {'entry' if entries == 1 else 'entries'}"
+
+
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
@@ -83,7 +87,7 @@ def enroll(folder: Path, name: str, paths: Sequence[Path], *, model: Callable[[]
                 embeddings)  # fmt: skip
     people = gallery.people()
     sys.stdout.write("".join(f"enrolled {name}: {_told(walk)}\n" for walk in walks))
-    sys.stdout.write(f"{folder}: {len(people)} people, {people.total()} entries, {people[name]} of {name}\n")
+    sys.stdout.write(f"{folder}: {_sizes(len(people), people.total())}, {people[name]} of {name}\n")
     return 0
 
 
@@ -168,7 +172,7 @@ def table(result: dict[str, Any]) -> str:
     rate = result["calibration"]["rate"]
     if threshold is not None and rate > far:  # said in every line, so that no name is read without it
         limit += f", good for {rate:.1%} only"
-    lines = [f"{there['people']} people, {there['entries']} entries; {limit} for a false-accept rate of {far:.2%}, "
+    lines = [f"{_sizes(there['people'], there['entries'])}; {limit} for a false-accept rate of {far:.2%}, "
              f"from {result['calibration']['trials']} impostor trials of {result['calibration']['people']} people"]
     lines += [f"note: {note}" for note in result["calibration"]["notes"]]
     for one in result["people"]:
@@ -217,7 +221,7 @@ def manage(folder: Path, *, remove: str | None = None, calibrate: bool = False, 
 
     gallery.consistent(listed)
     facts = gallery.facts
-    sys.stdout.write(f"{folder}: {len(rows)} people, {len(gallery)} entries; {facts['network']}, weights "
+    sys.stdout.write(f"{folder}: {_sizes(len(rows), len(gallery))}; {facts['network']}, weights "
                      f"{facts['weights']}, {facts['joint_format']}\n")  # fmt: skip
     if rows:
         body = [[name, str(len(own)), str(sum(e.frames for e in own)), max(e.added for e in own)]

@@ -113,11 +113,8 @@ def draw_files(paths: Sequence[Path], look: Look, *, joint_format: str | None = 
 
 def _with_options(sentence: str) -> str:
     """A sentence that asks for a name, with the option that takes it."""
-    for words, option in (("name it.", "--format"), ("name the one to read.", "--sequence"),
-                          ("name one of them.", "--sequence")):  # fmt: skip
-        if sentence.endswith(words):
-            return f"{sentence[:-1]} with {option}"
-    return sentence
+    asks = sentence.endswith(("name the one to read.", "name one of them."))
+    return f"{sentence[:-1]} with --sequence" if asks else sentence
 
 
 def _silhouettes(path: Path) -> np.ndarray | None:
