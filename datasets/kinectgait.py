@@ -1,7 +1,12 @@
 """Kinect Gait Biometry text files in, `<out>/<person>/<walk>/kinect/<walk>.pkl` float32 (t, 20, 3) in metres out.
 
-    python datasets/kinectgait.py --input Data --output kinect15                  # K-full of protocols.md section 9
-    python datasets/kinectgait.py --input Data --output kinect2s --clip 30        # K-2s: 2 seconds of every walk
+    python datasets/kinectgait.py --input Data --output K15 --folds 5             # K-full of protocols.md section 9
+    python datasets/kinectgait.py --input Data --output K2S --clip 30             # K-2s: 2 seconds of every walk
+    python datasets/kinectgait.py --input Data --output K2D --project --folds 5   # K-2D; with --clip 30 its windows
+    python datasets/kinectgait.py --input Data --output KM/fold0 --clip 30 --equal-limbs K15/folds/fold0.json  # K-motion
+
+With `--project` it is what four cameras see, `<out>/<person>/<walk>/<azimuth>/<walk>.pkl`, COCO-17 in pixels with
+confidence (bpmt_ext/data/projection.py). A window of it shows what the whole walk shows at that time.
 
 Raw layout: `Person<nnn>/<walk>.txt`, some 30 frames per second, 20 lines `Joint;x;y;z` per frame; a frame starts at
 Head. Joint order: kinectgait20.
@@ -20,7 +25,9 @@ import numpy as np
 
 from bpmt_ext.data.convert import Job, Raw, add_arguments, convert_and_report, run_entry
 from bpmt_ext.data.forms import finite_frames
+from bpmt_ext.data.projection import VIEWS, bone_lengths, equal_limbs, project
 from bpmt_ext.data.rawtree import entered, nothing_found
+from bpmt_ext.data.sequences import read_partition
 from bpmt_ext.errors import UserError
 
 NAMES = (
@@ -30,8 +37,9 @@ NAMES = (
 _PERSON, _WALK = re.compile(r"Person\d+"), re.compile(r"Person(\d+)/(\d+)\.txt")
 
 
-def find_walks(root: Path) -> tuple[list[Job], list[str]]:
-    """(one job per text file, files passed over because their name does not fit); root may hold the folder Data."""
+def find_walks(root: Path, views: Sequence[str] = ("kinect",)) -> tuple[list[Job], list[str]]:
+    """(a job per text file and view, files passed over because their name does not fit); root may hold the folder
+    Data."""
     root = entered(root, "Data", first=_PERSON)
     jobs, ignored = [], []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
@@ -40,7 +48,7 @@ def find_walks(root: Path) -> tuple[list[Job], list[str]]:
             ignored.append(str(path))
         else:
             person, walk = int(match[1]), int(match[2])
-            jobs.append(Job(str(path), f"{person:03d}/{walk}/kinect/{walk}.pkl"))
+            jobs += [Job(str(path), f"{person:03d}/{walk}/{view}/{walk}.pkl") for view in views]
     if not jobs:
         raise nothing_found(root, "Person<nnn>/<walk>.txt", ignored)
     return jobs, ignored
@@ -86,8 +94,11 @@ def window_start(person: int, walk: int, frames: int, clip: int) -> int:
     return int(np.random.default_rng([7, person, walk]).integers(0, frames - clip + 1))
 
 
-def read_walk(job: Job, step: int, clip: int | None, skip: frozenset[str]) -> Raw:
-    """One text file as (t, 20, 3), every `step`-th frame, cut to `clip` frames if asked."""
+def read_walk(
+    job: Job, step: int, clip: int | None, skip: frozenset[str], lengths: Sequence[float] | None = None
+) -> Raw:
+    """One text file, every `step`-th frame, as (t, 20, 3) or, for a job of one of the `VIEWS`, (t, 17, 3); limbs set to
+    `lengths`, cut to `clip` frames, each if asked."""
     path = Path(job.source)
     empty = np.empty((0, len(NAMES), 3))
     if f"{path.parent.name}/{path.stem}" in skip:
@@ -96,17 +107,38 @@ def read_walk(job: Job, step: int, clip: int | None, skip: frozenset[str]) -> Ra
         text = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return Raw(empty, refused="cannot be read as text")
+    person, walk = (int(number) for number in (path.parent.name.removeprefix("Person"), path.stem))
     pose, dropped, faults = parse_frames(text)
     faults = [f"{path}, {fault}" for fault in faults]
     # Before the step and the window, so that these count usable frames.
     pose = finite_frames(pose, dropped, faults, job.source)[::step]
+    if lengths is not None:
+        pose = equal_limbs(pose, np.array(lengths))
+    view = job.target.split("/")[2]
+    if view in VIEWS:
+        pose = project(pose, person, walk, VIEWS.index(view))
     if clip is not None:
         if len(pose) < clip:
             return Raw(pose, dropped, faults, refused=f"fewer than the {clip} frames of a window")
-        person, walk = (int(number) for number in (path.parent.name.removeprefix("Person"), path.stem))
         start = window_start(person, walk, len(pose), clip)
         pose = pose[start : start + clip]
     return Raw(pose, dropped, faults)
+
+
+def limb_lengths(partition: Path, jobs: Sequence[Job], step: int, skip: frozenset[str]) -> list[float]:
+    """The 20 bone lengths of K-motion, in metres: the median over the persons that the partition trains on of the
+    median over their walks of the median over a walk's frames. UserError if one of them has no walk."""
+    found: dict[str, list[np.ndarray]] = {label: [] for label in read_partition(partition).train}
+    for job in jobs:
+        label = job.target.split("/", 1)[0]
+        if label in found:
+            pose = read_walk(job, step, None, skip).pose
+            found[label] += [bone_lengths(pose)] if len(pose) else []
+    absent = [label for label, walks in found.items() if not walks]
+    if absent:
+        raise UserError(f"--equal-limbs {partition}: trains on {absent[0]}, who has no walk below --input; give the "
+                        "partition of these data, e.g. a fold that --folds wrote.")  # fmt: skip
+    return np.median([np.median(walks, axis=0) for walks in found.values()], axis=0).tolist()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,20 +148,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, default=2, help="keep frames 0, STEP, 2 STEP, ... (%(default)s)")
     parser.add_argument("--clip", type=int, help="cut every walk to so many frames (30: the 2 seconds of K-2s)")
     parser.add_argument("--skip", nargs="*", metavar="WALK", help="walks to leave out (Person064/5, a duplicate)")
+    parser.add_argument("--project", action="store_true", help="write what four cameras see, COCO-17 (K-2D)")
+    parser.add_argument("--equal-limbs", type=Path, metavar="FOLD.json",
+                        help="give everybody the median limbs of its training persons (K-motion)")  # fmt: skip
     args = parser.parse_args(argv)
 
     def body() -> str:
         if args.step < 1 or (args.clip is not None and args.clip < 1):
             raise UserError(f"--step {args.step} and --clip {args.clip} must be at least 1.")
         skip = frozenset(["Person064/5"] if args.skip is None else args.skip)
-        jobs, ignored = find_walks(args.input)
-        known = {"/".join(Path(job.source).with_suffix("").parts[-2:]) for job in jobs}
+        walks, ignored = find_walks(args.input)
+        known = {"/".join(Path(job.source).with_suffix("").parts[-2:]) for job in walks}
         if args.skip and not skip <= known:
-            raise UserError(f"--skip names {min(skip - known)}, which is not among the {len(jobs)} walks.")
+            raise UserError(f"--skip names {min(skip - known)}, which is not among the {len(walks)} walks.")
+        options = {"step": args.step, "clip": args.clip, "skip": sorted(skip)}
+        jobs, joints, lengths = walks, len(NAMES), None
+        if args.equal_limbs:
+            options["limbs"] = lengths = limb_lengths(args.equal_limbs, walks, args.step, skip)
+        if args.project:
+            options["project"] = VIEWS
+            jobs, joints = find_walks(args.input, VIEWS)[0], 17
         return convert_and_report(
-            functools.partial(read_walk, step=args.step, clip=args.clip, skip=skip), jobs, args, converter="kinectgait",
-            options={"step": args.step, "clip": args.clip, "skip": sorted(skip)}, joints=len(NAMES), ignored=ignored,
-            layout="Person<nnn>/<walk>.txt",
+            functools.partial(read_walk, step=args.step, clip=args.clip, skip=skip, lengths=lengths), jobs, args,
+            converter="kinectgait", options=options, joints=joints, ignored=ignored, layout="Person<nnn>/<walk>.txt",
         )  # fmt: skip
 
     return run_entry("kinectgait", body)
