@@ -265,7 +265,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--inner", action="store_true", help="take fold<i>_inner.json, which leave the test people alone")
     add("--root", type=Path, metavar="PATH", help="training data of all configs, in place of data_cfg.dataset_root")
     add("--test", nargs="+", action="extend", type=_pair, default=[], metavar="NAME=ROOT",
-        help="test sets by name and data root (default: the training root)")
+        help="test sets by name and data root (default: the training root); {fold} in a root stands for fold0, fold1, "
+        "... or, with --inner, fold0_inner, ...")
     length = compare.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=_minutes, metavar="M", help="length of one training, all stages: minutes of "
                         "processor time, on a GPU of the clock; becomes iterations by a speed measured once")

@@ -3,10 +3,11 @@
     python datasets/kinectgait.py --input Data --output K15 --folds 5             # K-full of protocols.md section 9
     python datasets/kinectgait.py --input Data --output K2S --clip 30             # K-2s: 2 seconds of every walk
     python datasets/kinectgait.py --input Data --output K2D --project --folds 5   # K-2D; with --clip 30 its windows
-    python datasets/kinectgait.py --input Data --output KM/fold0 --clip 30 --equal-limbs K15/folds/fold0.json  # K-motion
+    python datasets/kinectgait.py --input Data --output KM/fold0 --clip 30 --equal-limbs K15/folds/fold0.json
 
-With `--project` it is what four cameras see, `<out>/<person>/<walk>/<azimuth>/<walk>.pkl`, COCO-17 in pixels with
-confidence (bpmt_ext/data/projection.py). A window of it shows what the whole walk shows at that time.
+`--project`: what four cameras see, `<out>/<person>/<walk>/<azimuth>/<walk>.pkl`, COCO-17 in pixels with confidence
+(bpmt_ext/data/projection.py); a window shows what the whole walk shows at that time. The last line: K-motion, which has
+a folder for every fold, as its limbs are those of the training persons.
 
 Raw layout: `Person<nnn>/<walk>.txt`, some 30 frames per second, 20 lines `Joint;x;y;z` per frame; a frame starts at
 Head. Joint order: kinectgait20.
@@ -161,9 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = {"/".join(Path(job.source).with_suffix("").parts[-2:]) for job in walks}
         if args.skip and not skip <= known:
             raise UserError(f"--skip names {min(skip - known)}, which is not among the {len(walks)} walks.")
-        options = {"step": args.step, "clip": args.clip, "skip": sorted(skip)}
+        options: dict[str, object] = {"step": args.step, "clip": args.clip, "skip": sorted(skip)}
         jobs, joints, lengths = walks, len(NAMES), None
         if args.equal_limbs:
+            if not args.equal_limbs.is_file():
+                raise UserError(f"--equal-limbs {args.equal_limbs}: there is no such file; let --folds K write it.")
             options["limbs"] = lengths = limb_lengths(args.equal_limbs, walks, args.step, skip)
         if args.project:
             options["project"] = VIEWS

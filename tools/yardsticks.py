@@ -3,6 +3,7 @@
     python tools/yardsticks.py --root ROOT --folds ROOT/folds --skeleton kinectgait20 --yardstick bone_lengths
     python tools/yardsticks.py --root ROOT --folds ROOT/folds --skeleton coco17 --yardstick pose_statistics \
         --same-camera drop
+    python tools/yardsticks.py --root KM/{fold} --folds K15/folds --skeleton kinectgait20
 
 Every fold: standardised on the sequences of TRAIN_SET (and VAL_SET), scored by `evaluate_retrieval` on those of
 TEST_SET, leave-one-out, PROBE_SET ignored (specs/protocols.md, section 9).
@@ -23,7 +24,7 @@ from bpmt_ext.data.sequences import Record, find_records, read_partition
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.protocols import SAME_CAMERA, evaluate
 from bpmt_ext.metrics.ranking import METRICS
-from bpmt_ext.metrics.yardsticks import YARDSTICKS, embed
+from bpmt_ext.metrics.yardsticks import YARDSTICKS, embed, fill_lost
 from bpmt_ext.skeletons import get_skeleton
 
 REPORTED = ("Rank-1", "Rank-5", "mAP", "mINP", "macro Rank-1")
@@ -31,7 +32,8 @@ REPORTED = ("Rank-1", "Rank-5", "mAP", "mINP", "macro Rank-1")
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="<root>/<label>/<type>/<view>/*.pkl")
+    parser.add_argument("--root", type=Path, required=True, help="<root>/<label>/<type>/<view>/*.pkl; {fold} in "
+                        "it stands for fold0, fold1, ...")
     parser.add_argument("--folds", type=Path, required=True, help="folder of fold0.json, fold1.json, ...")
     parser.add_argument("--skeleton", required=True, help="joint format, e.g. coco17 or kinectgait20")
     parser.add_argument("--yardstick", nargs="+", choices=sorted(YARDSTICKS), default=sorted(YARDSTICKS))
@@ -57,21 +59,26 @@ def run(options: argparse.Namespace) -> None:
                    key=lambda f: int(f.stem[4:]))
     if not files:
         raise UserError(f"--folds: {options.folds} holds no fold<i>.json; the converters write them beside the data.")
-    records = [record for record in find_records(options.root) if record.paths]
-    poses = {record: read_pose(record.paths[0], joints=skeleton.num_joints) for record in records}
-    for name in options.yardstick:
-        scores, valid = [], []
-        for file in files:
-            train, test = split(file, records)
+    scores: dict[str, list[list[float]]] = {name: [] for name in options.yardstick}
+    valid, poses, known = [], {}, None
+    for file in files:
+        root = Path(str(options.root).replace("{fold}", file.stem))
+        if root != known:
+            records, known = [record for record in find_records(root) if record.paths], root
+            read = (read_pose(record.paths[0], joints=skeleton.num_joints) for record in records)
+            poses = dict(zip(records, fill_lost(read, skeleton), strict=True))
+        train, test = split(file, list(poses))
+        for name in options.yardstick:
             embeddings = embed(name, [poses[r] for r in test], [poses[r] for r in train], skeleton)
             result = evaluate(
                 "evaluate_retrieval", embeddings, [r.label for r in test], [r.type for r in test],
                 [r.view for r in test], metric=options.metric, same_camera=options.same_camera, camera=options.camera,
             )
-            scores.append([result["metrics"][metric] for metric in REPORTED])
-            valid.append(f"{result['probes']['valid']}/{result['probes']['total']}")
+            scores[name].append([result["metrics"][metric] for metric in REPORTED])
+        valid.append(f"{result['probes']['valid']}/{result['probes']['total']}")
+    for name, rows in scores.items():
         print(f"{name}: {len(files)} folds, mean +- population deviation; valid probes {' '.join(valid)}")
-        for metric, values in zip(REPORTED, np.array(scores).T, strict=True):
+        for metric, values in zip(REPORTED, np.array(rows).T, strict=True):
             each = " ".join(f"{value:.1f}" for value in values)
             print(f"  {metric:<12} {values.mean():6.2f} +- {values.std():5.2f}   ({each})")
 

@@ -89,7 +89,7 @@ def coco_joints(pose: Array) -> Array:
 
 
 def bone_lengths(pose: Array) -> Array:
-    """(t, 20, 3), t > 0 -> (20,): the median length of the bone from each joint's parent to it; 0 for the hip centre."""
+    """(t, 20, 3), t > 0 -> (20,): the median length of each joint's bone, from its parent; 0 for the hip centre."""
     return np.median(np.linalg.norm(pose - pose[:, _PARENTS], axis=-1), axis=0)
 
 

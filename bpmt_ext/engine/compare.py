@@ -132,6 +132,8 @@ class Comparison:
         if not partition.is_file():
             raise UserError(f"{partition}: there is no such fold; give --fold-dir, fewer --folds, or let the converter "
                             "write it (--folds K --inner)")
+        # limbs of the training persons, say, make test sets of a fold's own
+        tests = {name: root and Path(str(root).replace("{fold}", partition.stem)) for name, root in tests.items()}
         return Case(f"fold{fold}", partition, o.root, tests)
 
     def options_of(self, method: Contender, case: Case, seed: int) -> list[str]:

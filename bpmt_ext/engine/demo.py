@@ -7,11 +7,9 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
-import torch
 
 from bpmt_ext.config import Settings, configs_folder, load_settings
-from bpmt_ext.data.preprocessing import FillMissing
-from bpmt_ext.data.sequences import SequenceSet, Splits
+from bpmt_ext.data.sequences import Splits
 from bpmt_ext.engine.distributed import world
 from bpmt_ext.engine.logs import log, log_to, write_json
 from bpmt_ext.engine.loop import fit_inputs
@@ -19,6 +17,7 @@ from bpmt_ext.engine.stages import build_run, data_skeleton, load_data, run_fold
 from bpmt_ext.engine.testing import score, test_config
 from bpmt_ext.metrics.protocols import evaluate
 from bpmt_ext.metrics.yardsticks import embed as measure
+from bpmt_ext.metrics.yardsticks import fill_lost
 from bpmt_ext.report.tables import text_table
 from bpmt_ext.synthetic import write_dataset
 
@@ -73,16 +72,10 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return text_table(["method", *COLUMNS], cells)
 
 
-def filled(sequences: SequenceSet) -> list[np.ndarray]:
-    """Every sequence (t, v, c) with its lost joints filled in, as the network gets them: a yardstick must be fair."""
-    fill, poses = FillMissing(), (torch.from_numpy(sequences.read(i))[None] for i in range(len(sequences)))
-    return [fill(pose, torch.ones(pose.shape[:2], dtype=torch.bool))[0].numpy() for pose in poses]
-
-
 def yardsticks(settings: Settings, splits: Splits) -> dict[str, dict[str, float]]:
     """What needs no learning: metrics by name, under the protocol of the settings."""
     skeleton, e, test = data_skeleton(settings), settings.evaluator_cfg, splits.test
-    poses, training = (filled(sequences) for sequences in (test, splits.train))
+    poses, training = (fill_lost(map(part.read, range(len(part))), skeleton) for part in (test, splits.train))
     labels = [record.label for record in test.records]
     found = {name: measure(name, poses, training, skeleton) for name in YARDSTICKS}
     # a mixture of both: one number needs a weight against dozens

@@ -21,7 +21,7 @@ from bpmt_ext.engine.stages import data_skeleton, load_data, pose_skeleton
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.action_yardsticks import ACTION_YARDSTICKS
 from bpmt_ext.metrics.protocols import evaluate
-from bpmt_ext.metrics.yardsticks import SILHOUETTE_YARDSTICKS, YARDSTICKS, embed
+from bpmt_ext.metrics.yardsticks import SILHOUETTE_YARDSTICKS, YARDSTICKS, embed, fill_lost
 
 KINDS = {"pose": YARDSTICKS, "silhouette": SILHOUETTE_YARDSTICKS, "action": ACTION_YARDSTICKS}
 
@@ -41,7 +41,8 @@ def chosen_yardsticks(names: Sequence[str], settings: Settings) -> tuple[str, ..
 def measure(name: str, settings: Settings, splits: Splits) -> np.ndarray:
     """The yardstick's embeddings (n, d, 1) float32 of the test set.
 
-    Poses: standardised on the training and validation sequences. Silhouettes: as the test's transforms make them, raw.
+    Poses: lost joints filled in, standardised on the training and validation sequences. Silhouettes: as the test's
+    transforms make them, raw.
     """
     test = splits.test
     if settings.data_cfg.modality == "silhouette":
@@ -49,8 +50,12 @@ def measure(name: str, settings: Settings, splits: Splits) -> np.ndarray:
         clips = (torch.from_numpy(test.read(i))[None] for i in range(len(test)))
         made = (transform(clip, torch.ones(clip.shape[:2], dtype=torch.bool))[0].numpy() for clip in clips)
         return SILHOUETTE_YARDSTICKS[name](made)
-    known = [part.read(i) for part in (splits.train, splits.val) for i in range(len(part))]
-    return embed(name, [test.read(i) for i in range(len(test))], known, data_skeleton(settings))
+    skeleton = data_skeleton(settings)
+    known, tested = (
+        fill_lost((part.read(i) for part in parts for i in range(len(part))), skeleton)
+        for parts in ((splits.train, splits.val), (test,))
+    )
+    return embed(name, tested, known, skeleton)
 
 
 def recognised(name: str, settings: Settings, splits: Splits) -> dict[str, Any]:

@@ -13,13 +13,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
+import torch
 
+from bpmt_ext.data.preprocessing import FillMissing
 from bpmt_ext.errors import UserError
 from bpmt_ext.skeletons import Skeleton
 
 Poses = Sequence[np.ndarray]  # n arrays (t, v, c); t differs
 
 _ENDS = ("hand", "foot", "thumb")  # joints beyond wrist and ankle: a Kinect guesses them rather than sees them
+
+
+def fill_lost(sequences: Iterable[np.ndarray], skeleton: Skeleton) -> list[np.ndarray]:
+    """Every sequence (t, v, c) with its lost joints filled in, as a network gets them: a yardstick must be fair, and
+    (0, 0) is no place."""
+    fill, poses = FillMissing(skeleton), (torch.from_numpy(pose)[None] for pose in sequences)
+    return [fill(pose, torch.ones(pose.shape[:2], dtype=torch.bool))[0].numpy() for pose in poses]
 
 
 def bone_lengths(sequences: Poses, skeleton: Skeleton) -> np.ndarray:
