@@ -29,6 +29,18 @@ def made_up(skeleton, frames=40, seed=0):
     return (body + 0.01 * rng.standard_normal((frames, *body.shape))).astype(np.float32)
 
 
+def test_lost_joints_are_filled_in_before_measuring():
+    pose = np.concatenate([100 * made_up(COCO) + 500, np.full((40, 17, 1), 0.9, np.float32)], axis=2)
+    holes = pose.copy()
+    holes[np.random.default_rng(0).random((40, 17)) < 0.05] = 0
+    (filled,) = yardsticks.fill_lost([holes], COCO)
+    measure, limit = yardsticks.pose_statistics, 0.02
+    assert np.abs(measure([filled], COCO) - measure([pose], COCO)).max() < limit
+    assert np.abs(measure([holes], COCO) - measure([pose], COCO)).max() > 5 * limit, "(0, 0) is no place"
+    (same,) = yardsticks.fill_lost([made_up(KINECT)], KINECT)
+    np.testing.assert_array_equal(same, made_up(KINECT))
+
+
 def test_bone_lengths_are_medians_of_fifteen_bones():
     pose = made_up(KINECT)
     pose[:3] = 100 * pose[:3]  # a few broken frames move a mean, not a median

@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 def project(pose: Array, person: int, walk: int, view: int) -> Array:
     """What camera `view` (0 to 3) sees of a whole walk (t, 20, 3): x to the right and y down in pixels, confidence,
-    (t, 17, 3). A lost joint is (0, 0, 0). t may be 0; a figure without height gives numbers that are not finite.
+    (t, 17, 3). A lost joint is (0, 0, 0). t may be 0.
 
     The camera looks at the hip centre of every frame from `DISTANCE`, so that the way a walker goes is not seen. At
     azimuth 0 it stands on the sensor's side; larger ones go to the left of who faces the sensor, so that 90 sees the
@@ -58,8 +58,7 @@ def project(pose: Array, person: int, walk: int, view: int) -> Array:
     place = (coco_joints(pose) - pose[:, [_HIP]]) @ camera.T  # (t, 17, 3): to the right, up, away
     depth = DISTANCE + place[..., 2]
     image = place[..., :2] * (1, -1) / np.maximum(depth, _NEAR)[..., None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        image *= HEIGHT / np.median(np.ptp(image[..., 1], axis=1))
+    image *= HEIGHT / np.median(np.ptp(image[..., 1], axis=1))
     lost |= depth < _NEAR
     head = DISTANCE + (pose[:, [_HEAD]] - pose[:, [_HIP]]) @ camera[2]  # (t, 1)
     lost[:, _EARS] |= depth[:, _EARS] > head + EAR / 2
