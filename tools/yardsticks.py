@@ -24,7 +24,7 @@ from bpmt_ext.data.sequences import Record, find_records, read_partition
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.protocols import SAME_CAMERA, evaluate
 from bpmt_ext.metrics.ranking import METRICS
-from bpmt_ext.metrics.yardsticks import YARDSTICKS, embed, fill_lost
+from bpmt_ext.metrics.yardsticks import YARDSTICKS, fill_lost, standardise
 from bpmt_ext.skeletons import get_skeleton
 
 REPORTED = ("Rank-1", "Rank-5", "mAP", "mINP", "macro Rank-1")
@@ -60,27 +60,28 @@ def run(options: argparse.Namespace) -> None:
     if not files:
         raise UserError(f"--folds: {options.folds} holds no fold<i>.json; the converters write them beside the data.")
     scores: dict[str, list[list[float]]] = {name: [] for name in options.yardstick}
-    valid, poses, known = [], {}, None
+    valid, known, place, rows = [], None, {}, {}
     for file in files:
         root = Path(str(options.root).replace("{fold}", file.stem))
         if root != known:
             records, known = [record for record in find_records(root) if record.paths], root
-            read = (read_pose(record.paths[0], joints=skeleton.num_joints) for record in records)
-            poses = dict(zip(records, fill_lost(read, skeleton), strict=True))
-        train, test = split(file, list(poses))
-        for name in options.yardstick:
-            embeddings = embed(name, [poses[r] for r in test], [poses[r] for r in train], skeleton)
+            poses = fill_lost((read_pose(r.paths[0], joints=skeleton.num_joints) for r in records), skeleton)
+            place = {record: i for i, record in enumerate(records)}
+            rows = {name: YARDSTICKS[name](poses, skeleton) for name in options.yardstick}
+        train, test = split(file, list(place))
+        for name, row in rows.items():
+            embeddings = standardise(*(row[[place[record] for record in part]] for part in (test, train)))
             result = evaluate(
                 "evaluate_retrieval", embeddings, [r.label for r in test], [r.type for r in test],
                 [r.view for r in test], metric=options.metric, same_camera=options.same_camera, camera=options.camera,
             )
             scores[name].append([result["metrics"][metric] for metric in REPORTED])
         valid.append(f"{result['probes']['valid']}/{result['probes']['total']}")
-    for name, rows in scores.items():
+    for name, values in scores.items():
         print(f"{name}: {len(files)} folds, mean +- population deviation; valid probes {' '.join(valid)}")
-        for metric, values in zip(REPORTED, np.array(rows).T, strict=True):
-            each = " ".join(f"{value:.1f}" for value in values)
-            print(f"  {metric:<12} {values.mean():6.2f} +- {values.std():5.2f}   ({each})")
+        for metric, row in zip(REPORTED, np.array(values).T, strict=True):
+            each = " ".join(f"{value:.1f}" for value in row)
+            print(f"  {metric:<12} {row.mean():6.2f} +- {row.std():5.2f}   ({each})")
 
 
 def split(file: Path, records: list[Record]) -> tuple[list[Record], list[Record]]:
