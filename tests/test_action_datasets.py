@@ -288,6 +288,15 @@ def test_ucla_and_penn_splits(tmp_path: Path) -> None:
     assert sorted(group_of(x) for x in train) == [f"{i:04d}" for i in range(1, 19)] and len(test) == 6
     for fold in range(3):  # each class is dealt out by itself
         assert Counter(map(label_of, sides(out / "folds" / f"fold{fold}.json")[2])) == dict(squat=2, bowl=2, situp=2)
+    assert run(PENN, tmp_path / "raw_penn", out, "--folds", "3", "--fold-blocks", "--inner") == 0
+    clips: dict[str, list[str]] = {}
+    for place in train:  # neighbours stay together, and those of an inner test lie beside each other as well
+        clips.setdefault(label_of(place), []).append(place)
+    for fold in range(3):
+        test = sides(out / "folds" / f"fold{fold}.json")[2]
+        assert sorted(test) == sorted(sum((sorted(of)[2 * fold : 2 * fold + 2] for of in clips.values()), []))
+    assert run(PENN, tmp_path / "raw_penn", out, "--folds", "7", "--fold-blocks") == 2  # six clips a class
+    assert run(PENN, tmp_path / "raw_penn", out, "--fold-blocks") == 2
 
 
 @given(st.dictionaries(st.integers(0, 40), st.integers(0, 2), min_size=4), st.integers(2, 4), st.booleans())

@@ -152,11 +152,12 @@ def held_out(names: Collection[str], share: float, seed: int, setting: str = "da
     return {order[k] for k in np.random.default_rng(seed).permutation(len(order))[:count]}
 
 
-def dealt(places: Iterable[str], folds: int, seed: int = 0) -> list[list[str]]:
+def dealt(places: Iterable[str], folds: int, seed: int = 0, blocks: bool = False) -> list[list[str]]:
     """The sequences of each fold, sorted: the groups are shuffled by the seed and dealt out in turn.
 
     Where every group is of one class, the classes are dealt one after the other, so that each fold has its share of
-    each. UserError where there are fewer groups than folds.
+    each. blocks: nothing is shuffled, each fold has one run of groups that follow each other (of every class, where
+    every group is of one). UserError where there are fewer groups than folds.
     """
     ordered = sorted(set(places))
     classes: dict[str, set[str]] = {}
@@ -169,9 +170,12 @@ def dealt(places: Iterable[str], folds: int, seed: int = 0) -> list[list[str]]:
     single = all(len(labels) == 1 for labels in classes.values())
     for group, labels in sorted(classes.items()):
         strata.setdefault(next(iter(labels)) if single else "", []).append(group)
-    generator = np.random.default_rng(seed)
-    order = [group for _, groups in sorted(strata.items()) for group in generator.permutation(groups).tolist()]
-    fold = {group: i % folds for i, group in enumerate(order)}
+    if blocks:
+        fold = {group: i * folds // len(groups) for groups in strata.values() for i, group in enumerate(groups)}
+    else:
+        generator = np.random.default_rng(seed)
+        order = [group for _, groups in sorted(strata.items()) for group in generator.permutation(groups).tolist()]
+        fold = {group: i % folds for i, group in enumerate(order)}
     return [[place for place in ordered if fold[group_of(place)] == i] for i in range(folds)]
 
 
@@ -180,6 +184,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", type=float, default=0.0, metavar="SHARE",
                         help="share of the training subjects (or clips) listed in VAL instead of TRAIN")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="chooses who is held out (%(default)s)")
+    parser.add_argument("--fold-blocks", action="store_true",
+                        help="with --folds: subjects (or clips) that follow each other share a fold; otherwise they are "
+                             "drawn")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -197,21 +204,26 @@ class SequenceSplits:
     inner: bool = False
     share: float = 0.0
     seed: int = 0
+    blocks: bool = False
 
     @classmethod
     def of(cls, args: argparse.Namespace, classes: Iterable[str], rules: Mapping[str, Callable[[str], str | None]],
            whole: Mapping[str, tuple[int, int]]) -> SequenceSplits:  # fmt: skip
         """With the options of a command line."""
-        return cls(tuple(sorted(classes)), rules, whole, args.folds, args.inner, args.held_out, args.seed)
+        return cls(tuple(sorted(classes)), rules, whole, args.folds, args.inner, args.held_out, args.seed,
+                   args.fold_blocks)  # fmt: skip
 
     def check(self, targets: Iterable[str]) -> None:
         """UserError if the folds or the share do not fit these pickles: such should not show after an hour."""
-        if self.inner and self.folds is None:
-            raise UserError("--inner needs --folds K.")
+        if (self.inner or self.blocks) and self.folds is None:
+            raise UserError(f"{'--inner' if self.inner else '--fold-blocks'} needs --folds K.")
         first = next(iter(self.rules.values()))
         train = [place for place in map(_place, targets) if first(place) == "TRAIN"]
         if self.folds is not None:
-            for test in dealt(train, self.folds):
+            for test in dealt(train, self.folds, blocks=self.blocks):
+                if not test:
+                    raise UserError(f"--fold-blocks: no class has {self.folds} training clips, so that a fold would be "
+                                    "empty; take fewer --folds, or draw them (no --fold-blocks).")  # fmt: skip
                 rest = {group_of(place) for place in set(train) - set(test)}
                 if self.inner and len(rest) < 2:
                     raise UserError(f"--inner: outside of a fold there is only {min(rest)}; take more --folds or data.")
@@ -248,7 +260,8 @@ class SequenceSplits:
         if self.folds is not None:
             first = next(iter(self.rules.values()))
             self._write_folds(output, [place for place in places if first(place) == "TRAIN"])
-            lines.append(f"  folds/fold<i>.json: {self.folds} folds of the TRAIN list")
+            lines.append(f"  folds/fold<i>.json: {self.folds} folds of the TRAIN list"
+                         + (", in blocks" if self.blocks else ""))  # fmt: skip
         return {"partitions": found}, lines
 
     def _write_folds(self, output: Path, train: Sequence[str]) -> None:
@@ -257,11 +270,12 @@ class SequenceSplits:
         folder.mkdir(exist_ok=True)
         for earlier in folder.glob("fold*.json"):  # of a run with more folds
             earlier.unlink()
-        for i, test in enumerate(dealt(train, int(self.folds or 0))):
+        for i, test in enumerate(dealt(train, int(self.folds or 0), blocks=self.blocks)):
             rest = sorted(set(train) - set(test))
             _write(folder / f"fold{i}.json", {"CLASSES": list(self.classes), "TRAIN": rest, "TEST": test})
             if self.inner:
-                chosen = dealt(rest, min(5, len({group_of(place) for place in rest})), seed=1)[0]
+                groups = len({group_of(place) for place in rest})
+                chosen = dealt(rest, min(5, groups), seed=1, blocks=self.blocks)[0]
                 inner = {"TRAIN": sorted(set(rest) - set(chosen)), "TEST": chosen}
                 _write(folder / f"fold{i}_inner.json", {"CLASSES": list(self.classes), **inner})
 
