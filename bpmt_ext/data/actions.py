@@ -160,8 +160,8 @@ class _Linear(OnSkeleton):
 
     def apply(self, pose: Tensor, mask: Tensor, draws: Draws) -> Tensor:
         place, rest = self.divide(pose)
-        matrix = self.matrix(draws).to(pose.dtype)[:, None, None]  # (n, 1, 1, d, d)
-        return torch.cat([(matrix * place[..., None, :]).sum(-1), rest], -1)
+        matrix = self.matrix(draws).to(pose.dtype)  # (n, d, d)
+        return torch.cat([(place.flatten(1, 2) @ matrix.transpose(1, 2)).view_as(place), rest], -1)
 
 
 class Rotate3D(_Linear):
