@@ -185,8 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="share of the training subjects (or clips) listed in VAL instead of TRAIN")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="chooses who is held out (%(default)s)")
     parser.add_argument("--fold-blocks", action="store_true",
-                        help="with --folds: subjects (or clips) that follow each other share a fold; otherwise they are "
-                             "drawn")  # fmt: skip
+                        help="with --folds: subjects (or clips) that follow each other share a fold")  # fmt: skip
 
 
 @dataclass(frozen=True)
