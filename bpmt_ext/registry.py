@@ -68,7 +68,7 @@ METHODS: dict[str, Method] = {
         losses={"CrossEntropyLoss": {"logits": "logits"}}, classes="num_class",
         classifier=(("head.classifier.weight", 0), ("head.parts.weight", 2)),
     ),
-    "TLCA_T1": Method("bpmt_ext.nets.tlca:TLCA_T1"),
+    "TLCA_T1": Method("bpmt_ext.nets.tlca_masked:TLCA_T1"),
     "TLCA": Method(
         "bpmt_ext.nets.tlca:TLCA", stages={"t1": ("t1.",)}, losses=RETRIEVAL, classes="num_class",
         classifier=(("head.classifier.weight", 0), ("head.classes", 1)),

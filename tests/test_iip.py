@@ -35,6 +35,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
                     "pool": "max_cls"}),
     *(("TLCA_T1", {"t1_encoder": kind}) for kind in KINDS),
     *(("TLCA", {"t1_encoder": kind, "t1_fc": int(kind == "iip_full")}) for kind in KINDS),
+    ("TLCA", {"t1_encoder": "iip_joint", "t2_encoder": "iip_part", "pool": "mean_cls"}),
+    ("TLCA", {"t2_encoder": "iip_part", "pool": "mean_max_cls", "fusion": "ffn"}),
     ("IIPTransformer", {"part_mask": 0.7}),
     ("IIPTransformer", {"streams": ["bone", "bone_velocity"], "standardise": "part", "feature_width": 10}),
 ]
@@ -291,8 +293,14 @@ def test_class_tokens_join_the_pooled_features() -> None:
     ])  # fmt: skip
     torch.testing.assert_close(out[:, :, 1], own[0].transpose(0, 1))
     torch.testing.assert_close(out[:, :, 2], want.transpose(0, 1))
-    with pytest.raises(UserError, match="mean_cls"):
-        make("BPMT", {"pool": "mean_cls"})
+    body = make("TLCA", {"t1_encoder": "iip_full", "t2_encoder": "iip_part", "pool": "max_cls"}).eval()
+    first, second = [], []
+    body.t2(body.t1(pose, mask, first), mask, second)
+    out = body(pose, mask)["embedding"].view(2, 3, 16)
+    torch.testing.assert_close(out[:, 1:], torch.cat([*first, *second]).transpose(0, 1))
+    for name in ("BPMT", "TLCA"):
+        with pytest.raises(UserError, match="mean_cls"):
+            make(name, {"pool": "mean_cls"})
 
 
 def test_plain_stays_as_it_was() -> None:
@@ -311,6 +319,7 @@ def test_plain_stays_as_it_was() -> None:
 
 def test_bad_input_is_named() -> None:
     for name, options in [("BPMT", {"t1_encoder": "iip_pair"}), ("BPMT", {"t2_encoder": "iip_part"}),
+                          ("TLCA", {"t2_encoder": "iip_pair"}),
                           ("TLCA", {"t1_encoder": "iip"}), ("BPMT_T1", {"t1_fc": -1}), ("BPMT_T2", {"t1_encoder": "x"}),
                           ("IIPTransformer", {"part_mask": 2}), ("IIPTransformer", {"bodies": 0}),
                           ("IIPTransformer", {"width": 15}), ("IIPTransformer", {"streams": ["speed"]})]:  # fmt: skip

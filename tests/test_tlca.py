@@ -15,7 +15,8 @@ from bpmt_ext.draws import Draws
 from bpmt_ext.engine.checkpoint import load_stage
 from bpmt_ext.errors import UserError
 from bpmt_ext.nets.embedders import EMBEDDERS
-from bpmt_ext.nets.tlca import TLCA, TLCA_T1, draw_joints
+from bpmt_ext.nets.tlca import TLCA
+from bpmt_ext.nets.tlca_masked import TLCA_T1, draw_joints
 from bpmt_ext.registry import get_method
 from bpmt_ext.skeletons import SKELETONS, get_skeleton
 
