@@ -68,7 +68,7 @@ def test_every_other_command_names_what_exists() -> None:
         config = [words[i + 1] for i, word in enumerate(words) if word == "--cfgs"]
         assert all((ROOT / name).is_file() for name in config if not name.startswith("FastPoseGait/")), words
         source = (ROOT / path).read_text() + (ROOT / "bpmt_ext/cli.py").read_text()
-        source += (ROOT / "bpmt_ext/data/convert.py").read_text()
+        source += "".join((ROOT / f"bpmt_ext/data/{name}.py").read_text() for name in ("convert", "sequencelists"))
         options = {word for word in words if word.startswith("--")} - {"--nproc-per-node"}
         assert all(f'"{option}"' in source for option in options), words
 
