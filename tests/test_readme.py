@@ -14,7 +14,7 @@ from bpmt_ext.synthetic import write_raw_gait3d
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text("utf-8")
-NAMES = ("export", "people", "pictures", "silhouettes")
+NAMES = ("export", "ideas", "people", "pictures", "silhouettes")
 PAGES = [TEXT, *((ROOT / f"docs/{name}.md").read_text("utf-8") for name in NAMES)]
 BLOCKS = [block for page in PAGES for block in re.findall(r"^[ ]*```\w*\n(.*?)^[ ]*```$", page, re.S | re.M)]
 TINY = [

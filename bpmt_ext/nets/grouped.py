@@ -65,15 +65,14 @@ def flow_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) 
     if mask is not None:
         real = mask[:, None, :, None]  # (b, 1, t, 1)
         q, k, count = q * real, k * real, real.sum(2, keepdim=True)
-    into = (q * k.sum(2, keepdim=True)).sum(3, keepdim=True).clamp(min=1e-6)  # (b, h, t, 1)
-    out_of = (k * q.sum(2, keepdim=True)).sum(3, keepdim=True).clamp(min=1e-6)
-    taken = q / into
-    sink = (q * (k / out_of).sum(2, keepdim=True)).sum(3, keepdim=True)
-    source = (k * taken.sum(2, keepdim=True)).sum(3, keepdim=True)
+    into = (q @ k.sum(2).unsqueeze(3)).clamp(min=1e-4)  # (b, h, t, 1); 0 where padded, and half precision divides too
+    out_of = (k @ q.sum(2).unsqueeze(3)).clamp(min=1e-4)
+    sink = q @ (k.transpose(2, 3) @ out_of.reciprocal())
+    source = k @ (q.transpose(2, 3) @ into.reciprocal())
     if mask is not None:
         source = source.masked_fill(~real, torch.finfo(source.dtype).min)
     told = k.transpose(2, 3) @ (count * source.softmax(2) * v)  # (b, h, e, e)
-    return sink.sigmoid() * (taken @ told)
+    return sink.sigmoid() / into * (q @ told)
 
 
 class GroupedAttention(nn.Module):
