@@ -16,12 +16,35 @@ from typing import Any
 import yaml
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
 
 OPTIONS = "--opts"
+_FILE_BYTES = 1 << 20
+_MOST_VALUES, _MOST_LEVELS = 100_000, 32  # in one text, each counted wherever an alias puts it
 
 
 class _Loader(yaml.SafeLoader):
-    """`safe_load` that reads 1e-4 as a number and refuses a key written twice."""
+    """`safe_load` that reads 1e-4 as a number and refuses a key written twice, and aliases that unfold without end."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.weights: dict[int, tuple[int, int]] = {}  # of every node: the values in it, the levels in it
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias and id(node) not in self.weights:
+            raise yaml.composer.ComposerError(None, None, "an alias stands for what it stands in", node.start_mark)
+        if not alias:
+            pairs = node.value if isinstance(node, yaml.CollectionNode) else []
+            inner = [self.weights[id(x)] for pair in pairs for x in (pair if isinstance(pair, tuple) else (pair,))]
+            values, levels = 1 + sum(n for n, _ in inner), 1 + max((n for _, n in inner), default=0)
+            if values > _MOST_VALUES or levels > _MOST_LEVELS:
+                raise yaml.composer.ComposerError(
+                    None, None, f"more than {_MOST_VALUES} values or {_MOST_LEVELS} levels", node.start_mark
+                )
+            self.weights[id(node)] = values, levels
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -51,6 +74,8 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f" in line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UserError(f"{where}: not readable as YAML{line}: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{where}: not readable as YAML: too many brackets in each other") from None
     except ValueError as error:  # e.g. the date 2024-13-45, or a control character
         raise UserError(f"{where}: not readable as YAML: {error}") from None
 
@@ -58,7 +83,7 @@ def parse_yaml(text: str, where: str) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """One YAML file as a mapping; an empty file is an empty mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _FILE_BYTES).decode("utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a config file") from None
     except UnicodeDecodeError as error:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """The mapping in a file, which must have these keys. UserError, naming the file, for anything else."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_regular(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         told = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read as JSON ({told}); make it again, or delete it") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
 
 FILE_BYTES = 64 << 20
 _HEAD_BYTES = 1 << 12  # more than flags, extents and name of a variable take
@@ -31,9 +32,10 @@ def load_mat(path: Path, names: list[str], largest: int, expected: str) -> dict[
 
     largest: the most values one of them may have. expected: what the file should be, for the message. Raises UserError.
     """
-    if path.stat().st_size > FILE_BYTES:
-        raise UserError(f"{path}: has more than {FILE_BYTES >> 20} MiB, which is not {expected}.")
-    data = path.read_bytes()
+    try:
+        data = read_regular(path, FILE_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected {expected}.") from error
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None or data[124:126] != (b"\0\1" if order == "<" else b"\1\0"):
         raise UserError(f"{path}: is no MATLAB 5 file; unpack it again.")

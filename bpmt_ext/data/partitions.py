@@ -17,6 +17,7 @@ import numpy as np
 
 from bpmt_ext.data.pickles import write_bytes
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
 
 PARTITION = "partition.json"
 _EXAMPLES = 20  # missing sequences named one by one; all of them are counted
@@ -99,7 +100,7 @@ class OfficialLists:
         """The file at `path`; UserError, saying where to get it, if it is none. probes: whether it has a PROBE_SET."""
         official = f"datasets/{name}/{name}.json of a FastPoseGait or OpenGait checkout"
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
             lists = json.loads(data)
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: no partition file ({error}); take {official}.") from error

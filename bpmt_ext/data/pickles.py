@@ -18,7 +18,11 @@ from typing import Any
 import numpy as np
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
 
+_MOST_STEPS = 1 << 25  # operations in one file
+_MOST_LEVELS = 64  # of containers in each other
+_SHARED = 4  # how many times its own size a file's parts may take together, each counted wherever it stands
 _SCALARS = (str, bytes, bytearray, bool, int, float, complex, type(None))
 _NAMES = {
     ("numpy", "ndarray"): "ndarray",
@@ -73,14 +77,14 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
     if not data:
         raise UserError(f"{path}: the file is empty; convert this sequence again.")
     try:
         value = _Machine(len(data)).run(data)
-        _check_plain(value)
+        _check_plain(value, len(data))
     except _RefusedError as error:
         raise UserError(f"{path}: refused, {error}; only arrays of numbers and plain containers are read.") from None
     except Exception as error:  # a damaged file can fail in any step of the decoding, with any type
@@ -101,8 +105,10 @@ class _Machine:
 
     def run(self, data: bytes) -> Any:
         push, pop = self.stack.append, self.stack.pop
-        for operation, arg, _ in pickletools.genops(data):
+        for step, (operation, arg, _) in enumerate(pickletools.genops(data)):
             name = operation.name
+            if step > _MOST_STEPS:
+                raise _RefusedError(f"it takes more than {_MOST_STEPS} operations")
             if name in _ARGUMENT:
                 push(arg)
             elif name in _CONSTANT:
@@ -144,7 +150,7 @@ class _Machine:
     def _counted(self, made: Any) -> Any:
         """The same; refuses a small file that unfolds the same bytes again and again."""
         self.copied += made.nbytes if isinstance(made, np.ndarray) else len(made) if isinstance(made, bytes) else 0
-        if self.copied > 4 * self.size:
+        if self.copied > _SHARED * self.size:
             raise _RefusedError(f"its {self.size} bytes unfold into more than {self.copied}")
         return made
 
@@ -179,9 +185,14 @@ def _built(name: str, items: list[Any]) -> Any:
     """The items as a tuple, a list, or a dict of alternating keys and values."""
     if name != "DICT":
         return tuple(items) if name == "TUPLE" else items
-    if not all(isinstance(key, _SCALARS) for key in items[::2]):
-        raise _RefusedError("a key of a dict is not a plain scalar")
+    if not all(map(_is_key, items[::2])):
+        raise _RefusedError("a key of a dict is not a plain scalar of at most 64 bits")
     return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _is_key(key: Any) -> bool:
+    """Whether this may be a key: as large integers and complex numbers, keys can be chosen to have one hash."""
+    return isinstance(key, (str, bytes, float, type(None))) or (isinstance(key, int) and key.bit_length() <= 64)
 
 
 def _admitted(named: tuple[Any, ...]) -> _Name:
@@ -237,21 +248,37 @@ def _array(raw: Any, dtype: np.dtype, shape: tuple[Any, ...], order: str) -> np.
     return view.astype(dtype.newbyteorder("="), copy=True)
 
 
-def _check_plain(value: Any) -> None:
-    """Refuse what is neither data nor a container of data; without recursion, each object once."""
-    seen: set[int] = set()
-    waiting = [value]
+def _check_plain(value: Any, size: int) -> None:
+    """Refuse what is neither data nor a container of data, and containers that are a trap to whoever goes through them.
+
+    Those are one that holds itself, many in each other, and parts that stand in many places: taken out one by one they
+    would be far more than the file's `size`. Without recursion, each object once.
+    """
+    known: dict[int, tuple[int, int]] = {}  # of the containers that are done: what they hold in all, levels in them
+    above: set[int] = set()
+    waiting = [(value, False)]
     while waiting:
-        item = waiting.pop()
-        if isinstance(item, _SCALARS) or isinstance(item, np.ndarray) or id(item) in seen:
+        item, done = waiting.pop()
+        if isinstance(item, (*_SCALARS, np.ndarray)) or (not done and id(item) in known):
             continue
-        seen.add(id(item))
-        if isinstance(item, (list, tuple)):
-            waiting.extend(item)
-        elif isinstance(item, dict):
-            waiting.extend(item.values())
-        else:
+        if not isinstance(item, (list, tuple, dict)):
             raise _RefusedError("it holds a name or half an array where data should be")
+        parts = item.values() if isinstance(item, dict) else item
+        if not done:
+            if id(item) in above:
+                raise _RefusedError("it holds a container that holds itself")
+            above.add(id(item))
+            waiting.append((item, True))
+            waiting.extend((part, False) for part in parts)
+            continue
+        above.discard(id(item))
+        inner = [known[id(part)] for part in parts if isinstance(part, (list, tuple, dict))]
+        whole = len(item) + sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
+        whole, levels = whole + sum(n for n, _ in inner), 1 + max((n for _, n in inner), default=0)
+        if whole > _SHARED * size or levels > _MOST_LEVELS:
+            raise _RefusedError(f"it holds more than {_MOST_LEVELS} containers in each other" if levels > _MOST_LEVELS
+                                else f"its {size} bytes unfold into more than {whole} values")  # fmt: skip
+        known[id(item)] = whole, levels
 
 
 def write_pickle(path: str | os.PathLike[str], array: np.ndarray) -> None:

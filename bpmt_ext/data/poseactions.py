@@ -27,6 +27,7 @@ from bpmt_ext.data.pickles import read_pickle
 from bpmt_ext.data.posejson import FILE_BYTES, load_json
 from bpmt_ext.data.posetexts import MAX_FRAMES
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
 
 NTU_JOINTS, UCLA_JOINTS, PENN_JOINTS, VIBE_JOINTS = 25, 20, 13, 49
 _MAX_BODIES = 64  # in one frame; a Kinect sees six
@@ -45,11 +46,9 @@ class Clip:
 def read_skeleton_text(path: Path) -> Clip:
     """An NTU RGB+D .skeleton file; UserError, with the line, where it is not whole or not of that layout."""
     try:
-        if path.stat().st_size > FILE_BYTES:
-            raise UserError(f"{path}: has more than {FILE_BYTES >> 20} MiB, which is no .skeleton clip.")
-        text = path.read_text(encoding="ascii")
+        text = read_regular(path, FILE_BYTES).decode("ascii").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error}).") from None
+        raise UserError(f"{path}: cannot be read as text ({getattr(error, 'strerror', None) or error}).") from None
     lines = _Lines(path, text)
     frames = lines.count("frames", MAX_FRAMES)
     sightings: dict[str, list[tuple[int, np.ndarray]]] = {}

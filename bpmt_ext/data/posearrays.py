@@ -17,6 +17,7 @@ import numpy as np
 from bpmt_ext.data.pickles import read_pickle
 from bpmt_ext.data.posetexts import MAX_FRAMES, Raw
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import open_regular
 
 ARRAY_BYTES = 1 << 30  # of one array
 _HEADER_BYTES = 1 << 16
@@ -38,24 +39,27 @@ def _read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np
 def _read_npy(file: IO[bytes], size: int, where: str) -> np.ndarray:
     """The array of a .npy stream of `size` bytes."""
     shape, fortran, dtype = _read_header(file, where)
-    if dtype.hasobject or dtype.kind not in "biufU":
+    if dtype.hasobject or dtype.kind not in "biufU" or not dtype.itemsize:
         raise UserError(f"{where}: holds an array of dtype {str(dtype)[:40]}; only numbers are read.")
     claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if claimed > ARRAY_BYTES:
         raise UserError(f"{where}: claims {claimed >> 20} MiB, one array may have {ARRAY_BYTES >> 20}; split it.")
-    if claimed != there or any(size < 0 for size in shape):
+    if claimed != there or any(type(size) is not int or size < 0 for size in shape):
         raise UserError(f"{where}: claims an array of shape {shape}, {claimed} bytes, but {there} follow; it is "
                         "damaged.")  # fmt: skip
     data = file.read(claimed)
     if len(data) != claimed:
         raise UserError(f"{where}: ends after {len(data)} of {claimed} bytes; it is cut off.")
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    try:
+        return np.ndarray(shape, dtype, buffer=data, order="F" if fortran else "C")
+    except (ValueError, OverflowError) as error:  # more axes than numpy has, or sizes whose product with 0 is 0
+        raise UserError(f"{where}: claims an array of shape {str(shape)[:60]} ({error}); it is damaged.") from None
 
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of a .npy file; UserError if it is missing, damaged, too large or holds objects."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _read_npy(file, os.fstat(file.fileno()).st_size, str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
@@ -68,7 +72,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """
     arrays, total = {}, 0
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if len(members) > _MEMBERS:
                 raise UserError(f"{path}: has {len(members)} members, more than {_MEMBERS}.")

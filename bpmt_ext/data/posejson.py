@@ -19,6 +19,7 @@ import numpy as np
 from bpmt_ext.data.posepeople import choose
 from bpmt_ext.data.posetexts import MAX_FRAMES, Raw, frame_facts, misordered, natural_key
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import open_regular
 
 FRAME_BYTES = 4 << 20  # of a file that holds one frame
 FILE_BYTES = 64 << 20  # of a file that holds a sequence
@@ -49,7 +50,7 @@ Frames = dict[str, list[np.ndarray]]  # frame's name or number -> people, in the
 def load_json(path: Path, limit: int) -> Any:
     """The value in a JSON file of at most `limit` bytes; MalformedError naming the file and where it breaks."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise MalformedError(str(path), "cannot be read", str(error.strerror or error)) from error

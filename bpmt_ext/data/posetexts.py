@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import open_regular
 
 COCO_JOINTS = 17
 _VALUES = 3 * COCO_JOINTS
@@ -74,8 +75,8 @@ def parse_frame(text: str) -> list[float] | str:
 def _read_line_file(path: Path) -> str | None:
     """The text of a file that should hold one line; None if it is no text or far too long."""
     try:
-        with open(path, encoding="ascii") as file:
-            text = file.read(_LINE_BYTES + 1)
+        with open_regular(path) as file:
+            text = file.read(_LINE_BYTES + 1).decode("ascii")
     except (OSError, UnicodeDecodeError):
         return None
     return text if len(text) <= _LINE_BYTES else None
@@ -134,7 +135,7 @@ class Span:
 def _csv_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
     """(position in bytes, line) of a part of a file, never more than one line in memory."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(start)
             position = start
             while stop is None or position < stop:

@@ -25,6 +25,7 @@ import numpy as np
 from bpmt_ext.data.partitions import PARTITION, Found
 from bpmt_ext.data.pickles import write_bytes
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
 
 SIDES = ("TRAIN", "VAL", "TEST")
 KEYS = ("CLASSES", *SIDES)
@@ -61,14 +62,14 @@ def read_partition(path: Path | str | None) -> Partition:
     path = Path(path).expanduser()
     where = f"data_cfg.dataset_partition: {path}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_regular(path).decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"{where} does not exist; the data set's converter (python datasets/<source>.py) puts it there; those "
             "of Gait3D and SUSTech1K are the benchmark's own files: give the converter, with --partition, the one in a "
             "FastPoseGait or OpenGait checkout (datasets/<name>/<name>.json) or in the data set's repository"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where} is not a readable JSON file ({error}); mend it or take a fresh copy") from None
     if not isinstance(content, dict):
         raise UserError(f"{where} holds a {type(content).__name__}; write {{'TRAIN_SET': [...], 'TEST_SET': [...]}}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such checkpoint; train first, or name another one")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
+    _check_archive(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: zip, pickle, runtime, ...
@@ -72,7 +74,29 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     weights = state.get("model") if isinstance(state, dict) else None
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
         raise UserError(f"{path}: not a checkpoint: it has no `model` entry of named tensors; name another file")
+    _check_tensors(weights, path)
     return state | {"model": {key: x for key, x in weights.items() if not key.startswith("loss_aggregator.")}}
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unfolds into more than it is: torch compresses nothing, and would make room for it all."""
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
+        return  # of the older kind, or damaged: torch says it
+    if claimed > size:
+        raise UserError(f"{path}: not a readable checkpoint: its {size} bytes unfold into {claimed}; take a fresh copy")
+
+
+def _check_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that no network of ours has and that can only be a trap or a mistake."""
+    size = path.stat().st_size
+    for key, x in weights.items():
+        plain = x.layout is torch.strided and x.device.type == "cpu" and not x.is_quantized
+        if not plain or x.numel() * x.element_size() > size:
+            raise UserError(f"{path}: {key} is no plain tensor of numbers that are in the file; take a fresh copy")
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
