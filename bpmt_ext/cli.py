@@ -18,7 +18,7 @@ from bpmt_ext.cli_export import add_export
 from bpmt_ext.cli_people import add_people
 from bpmt_ext.cli_pictures import add_pictures
 from bpmt_ext.cli_report import add_report
-from bpmt_ext.errors import UserError
+from bpmt_ext.errors import UserError, printable, survive_names
 
 if TYPE_CHECKING:
     from bpmt_ext.config import Settings
@@ -309,16 +309,18 @@ def _add_hosts(commands: argparse._SubParsersAction) -> None:
 def guarded(name: str, handler: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """The handler's status; UserError, and a file the system refuses, as lines on standard error and 2, an
     interruption as 130."""
+    survive_names(sys.stdout, sys.stderr)
     try:
         return handler(args)
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"{name}: {line}", file=sys.stderr)
+        for line in filter(str.strip, str(error).split("\n")):
+            print(f"{name}: {printable(line)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None or isinstance(error, BrokenPipeError):
             raise
-        print(f"{name}: {error.filename}: {error.strerror}; correct the path or its permissions", file=sys.stderr)
+        path = printable(str(error.filename))
+        print(f"{name}: {path}: {error.strerror}; correct the path or its permissions", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -61,9 +61,11 @@ def parse_frames(text: str) -> tuple[np.ndarray, Counter[str], list[str]]:
     dropped: Counter[str] = Counter()
     faults: list[str] = []
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        return np.empty((0, len(NAMES), 3)), Counter({"empty file": 1}), ["empty file"]
     starts = [i for i, (_, line) in enumerate(lines) if line.partition(";")[0].strip() == NAMES[0]]
     if not starts or starts[0] > 0:
-        starts = [0, *starts] if lines else starts  # what stands before the first Head is a bad frame, too
+        starts = [0, *starts]  # what stands before the first Head is a bad frame, too
     for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
         rows = [line.split(";") for _, line in lines[start:stop]]
         numbers = _numbers(rows)

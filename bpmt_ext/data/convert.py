@@ -29,7 +29,7 @@ from bpmt_ext.data.forms import NOT_FINITE, Form
 from bpmt_ext.data.partitions import Ending, folds_of, write_folds
 from bpmt_ext.data.pickles import write_bytes, write_pickle
 from bpmt_ext.data.posetexts import Raw
-from bpmt_ext.errors import UserError
+from bpmt_ext.errors import UserError, printable, survive_names
 
 JOURNAL, REPORT = "sequences.jsonl", "report.json"
 _EXAMPLES = 20  # faults named one by one in the report; all of them are counted
@@ -70,13 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_entry(name: str, body: Callable[[], str]) -> int:
     """Run a converter's body and print the report it returns; exit status 0, 2 for bad input, 130 if interrupted."""
+    survive_names(sys.stdout, sys.stderr)
     try:
-        sys.stdout.write(body() + "\n")
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in body().split("\n")))
     except UserError as error:
-        sys.stderr.write(f"{name}: {error}\n")
+        sys.stderr.write(f"{name}: {printable(str(error))}\n")
         return 2
     except OSError as error:  # no permission, no space, a file where a folder should be
-        sys.stderr.write(f"{name}: {error.filename or 'file system'}: {error.strerror or error}.\n")
+        sys.stderr.write(f"{name}: {printable(str(error.filename or 'file system'))}: {error.strerror or error}.\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted; the same command continues where it stopped.\n")
@@ -172,7 +173,7 @@ def convert(read: Callable[[Job], Raw], jobs: Sequence[Job], output: Path, *, co
 def _is_plain(target: str) -> bool:
     """Whether this is label/type/view/name.pkl with no part that means another folder, hides, or is one of ours."""
     parts = target.split("/")
-    plain = all(part and part[0] != "." and not set(part) & set('\\:\0\n') for part in parts)
+    plain = all(part and part[0] != "." and not set(part) & set("\\:") and part.isprintable() for part in parts)
     return plain and len(parts) == 4 and PurePosixPath(target).suffix == ".pkl" and parts[0] != "folds"
 
 

@@ -144,6 +144,8 @@ def held_out(names: Collection[str], share: float, seed: int, setting: str = "da
     """The share of these names that validates: sorted, permuted by the seed, the first max(1, round(share n))."""
     if not 0 <= share < 1:
         raise UserError(f"{setting} is {share}; it is a share of the training {what}s: 0 (none) up to below 1")
+    if seed < 0:
+        raise UserError(f"the seed {seed} that draws {setting} is negative; give one from 0 on")
     order = sorted(names)
     if share == 0 or not order:
         return set()

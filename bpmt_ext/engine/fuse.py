@@ -43,7 +43,8 @@ def read_predictions(path: Path) -> Predictions:
 
 def fuse(paths: Sequence[Path], weights: Sequence[float] = ()) -> Predictions:
     """The mean of the scores, in the order of the first file. UserError for other classes, sequences or weights."""
-    if weights and (len(weights) != len(paths) or min(weights) < 0 or not sum(weights) > 0):
+    if weights and (len(weights) != len(paths) or not all(0 <= x < 1e30 for x in weights)
+                    or not sum(weights)):
         raise UserError(f"--weights: give one number of at least 0 for each of {len(paths)} results, not all of them 0")
     first = read_predictions(paths[0])
     total = np.zeros(first.scores.shape)

@@ -1,0 +1,84 @@
+"""Damaged files and words into every entry point; work, or sentences and status 2, out.
+
+The long form is tools/soak_fuzz.py. What it has found stands below, case by case.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz_commands import commands, inside
+from fuzz_entries import converters
+from fuzzing import Entry, Tally, fuzz, write_tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bpmt_ext.config import settings_from
+from bpmt_ext.data.posejson import all_frames, single_person
+from bpmt_ext.errors import UserError
+
+CONVERTERS = ("casiab", "ccpg", "sustech1k", "gait3d", "oumvlp", "grew", "kinectgait", "generic", "ntu_rgbd", "nw_ucla",
+              "penn_action", "skeletics152", "silhouettes", "usf")  # fmt: skip
+COMMANDS = ("demo", "train", "test", "check-data", "main.py", "landmarks", "compare", "fuse", "link", "unlink", "doctor",
+            "enroll", "identify", "gallery", "embed", "predict", "draw", "export", "report")  # fmt: skip
+REFUSED = {"landmarks", "doctor", "compare 1", "unlink 0", "unlink 2"}  # whose good files end in a sentence, too
+
+
+def entry(name: str) -> Entry:
+    return (converters if name in CONVERTERS else commands)()[name]
+
+
+def test_every_entry_point_is_there() -> None:
+    from bpmt_ext.cli import _parser
+
+    known = next(action.choices for action in _parser()._actions if action.choices)
+    assert set(COMMANDS) == {*known, "main.py"}
+    folder = Path(__file__).resolve().parents[1] / "datasets"
+    assert set(CONVERTERS) == {path.stem for path in folder.glob("*.py")}
+
+
+@pytest.mark.parametrize("name", [*CONVERTERS, *COMMANDS])
+def test_a_case_works_or_says_why_not(name: str, tmp_path: Path) -> None:
+    one = entry(name)
+    for number, (tree, words) in enumerate(one.trees):
+        folder = tmp_path / f"good{number}"
+        folder.mkdir()
+        for path in one.home.iterdir() if one.home else ():
+            (folder / path.name).symlink_to(path)
+        write_tree(folder, tree)
+        if not {name, f"{name} {number}"} & REFUSED:
+            with inside(folder):
+                assert one.main(words) == 0, (name, number)
+    tally: Tally = fuzz(one, tmp_path, range(one.short))
+    assert not tally.faults, "\n".join(tally.faults)
+    assert tally.cases == one.short and tally.told > one.short / 10 and len(tally.sentences) > 1
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+keys = st.sampled_from(["data_cfg", "model_cfg", "loss_cfg", "trainer_cfg", "evaluator_cfg", "optimizer_cfg", "type",
+                        "scheduler_cfg", "sampler", "model", "stages", "seed", "lr", "transform", "skeleton"])  # fmt: skip
+nests = st.recursive(plain, lambda x: st.lists(x, max_size=3) | st.dictionaries(keys | st.text(max_size=3), x, max_size=3))
+words = st.sampled_from(["people", "keypoints", "image_id", "instances", "annotations", "images", "pose_keypoints_2d",
+                         "instance_info", "frame_id", "keypoint_scores", "id", "file_name", "bodies"])  # fmt: skip
+frames = st.recursive(plain | st.lists(st.floats(), min_size=51, max_size=51),
+                      lambda x: st.lists(x, max_size=3) | st.dictionaries(words, x, max_size=4), max_leaves=12)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(values=st.dictionaries(keys, nests, max_size=3), options=st.lists(st.text(max_size=12), max_size=2))
+def test_any_settings_are_settings_or_a_fault(values: dict[str, Any], options: list[str]) -> None:
+    try:
+        settings_from(values, options).resolved()
+    except UserError as error:
+        assert str(error)
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=frames)
+def test_any_json_is_frames_or_a_fault(value: Any) -> None:
+    try:
+        single_person(all_frames(value, "x.json"), "x.json", "track")
+    except UserError as error:
+        assert str(error).startswith("x.json")
