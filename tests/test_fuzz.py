@@ -19,10 +19,10 @@ from bpmt_ext.config import settings_from
 from bpmt_ext.data.posejson import all_frames, single_person
 from bpmt_ext.errors import UserError
 
-CONVERTERS = ("casiab", "ccpg", "sustech1k", "gait3d", "oumvlp", "grew", "kinectgait", "generic", "ntu_rgbd", "nw_ucla",
-              "penn_action", "skeletics152", "silhouettes", "usf")  # fmt: skip
-COMMANDS = ("demo", "train", "test", "check-data", "main.py", "landmarks", "compare", "fuse", "link", "unlink", "doctor",
-            "enroll", "identify", "gallery", "embed", "predict", "draw", "export", "report")  # fmt: skip
+CONVERTERS = ("casiab", "ccpg", "sustech1k", "gait3d", "oumvlp", "grew", "kinectgait", "generic", "ntu_rgbd",
+              "nw_ucla", "penn_action", "skeletics152", "silhouettes", "usf")  # fmt: skip
+COMMANDS = ("demo", "train", "test", "check-data", "main.py", "landmarks", "compare", "fuse", "link", "unlink",
+            "doctor", "enroll", "identify", "gallery", "embed", "predict", "draw", "export", "report")  # fmt: skip
 REFUSED = {"landmarks", "doctor", "compare 1", "unlink 0", "unlink 2"}  # whose good files end in a sentence, too
 
 
@@ -57,17 +57,24 @@ def test_a_case_works_or_says_why_not(name: str, tmp_path: Path) -> None:
 
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-keys = st.sampled_from(["data_cfg", "model_cfg", "loss_cfg", "trainer_cfg", "evaluator_cfg", "optimizer_cfg", "type",
-                        "scheduler_cfg", "sampler", "model", "stages", "seed", "lr", "transform", "skeleton"])  # fmt: skip
-nests = st.recursive(plain, lambda x: st.lists(x, max_size=3) | st.dictionaries(keys | st.text(max_size=3), x, max_size=3))
-words = st.sampled_from(["people", "keypoints", "image_id", "instances", "annotations", "images", "pose_keypoints_2d",
-                         "instance_info", "frame_id", "keypoint_scores", "id", "file_name", "bodies"])  # fmt: skip
-frames = st.recursive(plain | st.lists(st.floats(), min_size=51, max_size=51),
-                      lambda x: st.lists(x, max_size=3) | st.dictionaries(words, x, max_size=4), max_leaves=12)  # fmt: skip
+keys = st.sampled_from("data_cfg model_cfg loss_cfg trainer_cfg evaluator_cfg optimizer_cfg scheduler_cfg type sampler "
+                       "model stages seed lr transform skeleton".split())  # fmt: skip
+words = st.sampled_from("people keypoints image_id instances annotations images pose_keypoints_2d instance_info id "
+                        "frame_id keypoint_scores file_name bodies".split())  # fmt: skip
+
+
+def nests(leaves: st.SearchStrategy, names: st.SearchStrategy) -> st.SearchStrategy:
+    def deeper(inner: st.SearchStrategy) -> st.SearchStrategy:
+        return st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4)
+
+    return st.recursive(leaves, deeper, max_leaves=12)
 
 
 @settings(max_examples=150, deadline=None)
-@given(values=st.dictionaries(keys, nests, max_size=3), options=st.lists(st.text(max_size=12), max_size=2))
+@given(
+    values=st.dictionaries(keys, nests(plain, keys | st.text(max_size=3)), max_size=3),
+    options=st.lists(st.text(max_size=12), max_size=2),
+)
 def test_any_settings_are_settings_or_a_fault(values: dict[str, Any], options: list[str]) -> None:
     try:
         settings_from(values, options).resolved()
@@ -76,7 +83,7 @@ def test_any_settings_are_settings_or_a_fault(values: dict[str, Any], options: l
 
 
 @settings(max_examples=300, deadline=None)
-@given(value=frames)
+@given(value=nests(plain | st.lists(st.floats(), min_size=51, max_size=51), words))
 def test_any_json_is_frames_or_a_fault(value: Any) -> None:
     try:
         single_person(all_frames(value, "x.json"), "x.json", "track")
