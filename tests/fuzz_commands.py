@@ -114,7 +114,7 @@ def home() -> Path:
     return folder
 
 
-def _poses() -> list[tuple[Tree, str]]:
+def pose_files() -> list[tuple[Tree, str]]:
     """Files of poses in every format, and the name of each."""
     pose = np.random.default_rng(3).uniform(1, 90, (3, 17, 3)).astype(np.float32).round(2)
     found = []
@@ -165,7 +165,7 @@ def commands() -> dict[str, Entry]:
     config = _only(whole, "net.yaml", "data", "actions.json")
     run_files = _only(whole, GAIT)
     tested = config | _only(run_files, f"{GAIT}/checkpoints")
-    gallery, poses = _only(whole, "g/"), _poses()
+    gallery, poses = _only(whole, "g/"), pose_files()
     linked = at_home / "linked"  # what the cases that only read find there
     linked.mkdir(exist_ok=True)
     for name in ("output", "net.yaml", "act.yaml", "data", "data.json", "actions.json"):
@@ -189,53 +189,53 @@ def commands() -> dict[str, Entry]:
         ("demo", command("demo", without="bpmt_ext.engine.demo.run"), [({}, ["--seed", "1"])],
          {"--seed": ("1", "-1"), "--output": ("out",)}, 100, None),
         ("train", command("train", without="bpmt_ext.engine.run.train_config"), [(config, ["--cfgs", "net.yaml"])],
-         CONFIG, 100, None),
-        ("test", command("test"), [(tested, ["--cfgs", "net.yaml"])], CONFIG, 60, None),
-        ("check-data", command("check-data"), [(config, ["--cfgs", "net.yaml"])], CONFIG, 60, None),
+         CONFIG, 60, None),
+        ("test", command("test"), [(tested, ["--cfgs", "net.yaml"])], CONFIG, 40, None),
+        ("check-data", command("check-data"), [(config, ["--cfgs", "net.yaml"])], CONFIG, 50, None),
         ("main.py", host_main, [(config, ["--cfgs", "net.yaml", "--phase", "train", "--opts",
                                           "trainer_cfg.total_iter=1"])], CONFIG | {"--phase": ("train", "test", "x")},
-         20, None),
-        ("landmarks", command("landmarks"), [(config, ["--cfgs", "net.yaml", "--output", "out"])], CONFIG, 50, None),
+         10, None),
+        ("landmarks", command("landmarks"), [(config, ["--cfgs", "net.yaml", "--output", "out"])], CONFIG, 30, None),
         ("compare", command("compare", without="bpmt_ext.engine.compare.run_job"),
          [(_only(whole, "compared/"), ["--report", "--out", "compared"]),
           (config | {"axes.yaml": {"model_cfg.width": [8, 16]}}, ["--cfgs", "net.yaml", "--axes", "axes.yaml", "--out",
                                                                   "out", "--iterations", "1"])],
          {"--format": ("markdown", "text", "csv", "latex", "json", "x"), "--folds": ("2", "0"), "--seeds": ("0", "-1"),
           "--minutes": ("0.1", "nan", "0"), "--test": ("a=data", "=x", "a/b=c"), "--split": ("t1=0.4", "t1=nan"),
-          "--reference": ("first", "x"), "--yardsticks": ("single_frame", "x"), "--report": ()}, 60, None),
+          "--reference": ("first", "x"), "--yardsticks": ("single_frame", "x"), "--report": ()}, 25, None),
         ("fuse", command("fuse"), [(_only(whole, "one", "two"), ["one", "two/predictions.npz"])],
-         {"--weights": ("1", "0", "-1"), "--out": ("out", "one")}, 100, None),
+         {"--weights": ("1", "0", "-1"), "--out": ("out", "one")}, 60, None),
         ("link", command("link"), [(tree, ["host"]) for tree in checkouts],
          {"--cfgs": ("configs/gaittr/gaittr.yaml", "gone.yaml"), "--gpus": ("1", "0", "9"), "--opts": CONFIG["--opts"]},
-         40, None),
-        ("unlink", command("unlink"), [(tree, ["host"]) for tree in checkouts], {"--force": ()}, 100, None),
-        ("doctor", command("doctor"), [(tree, ["host"]) for tree in checkouts], {}, 60, None),
+         25, None),
+        ("unlink", command("unlink"), [(tree, ["host"]) for tree in checkouts], {"--force": ()}, 60, None),
+        ("doctor", command("doctor"), [(tree, ["host"]) for tree in checkouts], {}, 40, None),
         ("enroll", command("enroll"), [(gallery | mine, ["--gallery", "g", "--name", "carl", "anna.npz", "--min-frames",
                                                          "1"]),
                                        *((tree, ["--gallery", "g1", "--name", "carl", "--cfgs", "net.yaml",
                                                  "--min-frames", "1", name]) for tree, name in poses[:3])],
-         POSES | {"--name": ("carl", "unknown", ""), "--track": ("1", "x"), "--iter": ("1", "9")}, 40, linked),
+         POSES | {"--name": ("carl", "unknown", ""), "--track": ("1", "x"), "--iter": ("1", "9")}, 30, linked),
         ("identify", command("identify"), [(gallery | mine, ["--gallery", "g", "--min-frames", "1", "anna.npz"]),
                                            *posed("--gallery", "g0", "--min-frames", "1")],
          POSES | {"--far": ("0.5", "0", "nan"), "--top": ("1", "0"), "--json": ("-", "out/a.json", "data"),
-                  "--faiss": (), "--calibrate": (), "--opts": ("data_cfg.validation=0", "x=1")}, 100, linked),
+                  "--faiss": (), "--calibrate": (), "--opts": ("data_cfg.validation=0", "x=1")}, 60, linked),
         ("gallery", command("gallery"), [(gallery, ["--gallery", "g"])],
-         {"--remove": ("anna", "nobody", ""), "--gallery": ("g", "gone"), "--opts": ("x=1",)}, 100, linked),
+         {"--remove": ("anna", "nobody", ""), "--gallery": ("g", "gone"), "--opts": ("x=1",)}, 60, linked),
         ("embed", command("embed"), posed("--cfgs", "net.yaml", "-o", "out.npz", "--min-frames", "1"),
-         POSES | {"-o": ("a.npz", "a.txt")}, 60, linked),
+         POSES | {"-o": ("a.npz", "a.txt")}, 40, linked),
         ("predict", command("predict"), [(tree | act, ["--cfgs", "act.yaml", "--min-frames", "1", name])
                                          for tree, name in clip],
          POSES | {"--window": ("2", "0", "-1"), "--stride": ("1", "0"), "--top": ("1", "0"), "--json": ("-",),
-                  "--classes": ("gone", "act.yaml")}, 40, linked),
+                  "--classes": ("gone", "act.yaml")}, 30, linked),
         ("draw", command("draw"), posed("-o", "out.png", "--count", "1", "--height", "40"),
          POSES | {"--frames": ("0:2", "7", "::0", "1:0"), "--fps": ("nan", "5"), "--bodies": ("1", "2", "9"),
                   "--view": ("side", "turn"), "--camera": ("still", "follow"), "--trail": ("1", "-1"),
                   "--sequence": ("a", "walk", "x"), "--side-by-side": (), "--cfgs": ("net.yaml",),
-                  "--show": ("attention", "x"), "-o": ("out.png", "out.xyz", "out.gif")}, 30, linked),
+                  "--show": ("attention", "x"), "-o": ("out.png", "out.xyz", "out.gif")}, 40, linked),
         ("export", command("export"), [({"net.yaml": whole["net.yaml"]}, ["--cfgs", "net.yaml", "-o",
                                                                           "out.safetensors"])],
-         CONFIG | {"--format": ("safetensors", "x"), "--classes": ("gone",)}, 40, linked),
-        ("report", command("report"), [(run_files, [GAIT])], {"-o": ("out.html", "data")}, 6, linked),
+         CONFIG | {"--format": ("safetensors", "x"), "--classes": ("gone",)}, 30, linked),
+        ("report", command("report"), [(run_files, [GAIT])], {"-o": ("out.html", "data")}, 20, linked),
     ]  # fmt: skip
     return {name: Entry(name, run, "bpmt", tuple(trees), options, short, where)
             for name, run, trees, options, short, where in made}

@@ -37,7 +37,7 @@ _ATTACKS = [data for _, data, _ in attacks.calls(Path("made"))] + list(attacks.b
 _WORDS = ("nan", "inf", "-inf", "1e999", "-1", "0", "", " ", "1e-320", "99999999999999999999", "٣", "0x10", "1_000",
           "x", "None", "true", "1,5", "\x1b]0;x\x07", "é", "\u202e", "../../up", "/dev/zero", "-", "--", "=", "a" * 300,
           "\ud800", "a\nb")  # fmt: skip
-Tree = dict[str, Any]  # name below the folder -> bytes, or a value that `_bytes` writes by the name's suffix
+Tree = dict[str, Any]  # name below the folder -> bytes, or a value that `file_bytes` writes by the name's suffix
 
 
 class HangError(BaseException):
@@ -164,7 +164,7 @@ class Draw(random.Random):
             return self.damaged_bytes(content.encode() if isinstance(content, str) else content)
         if self.random() < 0.65:
             return self.damaged_value(content) if isinstance(content, dict) else self.damaged_value([content])[0]
-        written = _bytes(name, content)
+        written = file_bytes(name, content)
         if kind in (".json", ".yaml", ".jsonl") and self.random() < 0.5:
             return self.damaged_text(written.decode()).encode("utf-8", "surrogatepass")
         return self.damaged_bytes(written)
@@ -235,7 +235,7 @@ def _holders(value: Any, limit: int = 200) -> Iterator[Any]:
             waiting += inner[-3:] + inner[:3]
 
 
-def _bytes(name: str, value: Any) -> bytes:
+def file_bytes(name: str, value: Any) -> bytes:
     """A value as a file of its name's kind."""
     if isinstance(value, bytes):
         return value
@@ -281,7 +281,7 @@ def write_tree(folder: Path, tree: Tree) -> None:
             if callable(content):
                 content(path)
             else:
-                path.write_bytes(_bytes(name, content))
+                path.write_bytes(file_bytes(name, content))
         except Exception:  # writers refuse odd values with any type
             continue
 

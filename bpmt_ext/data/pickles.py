@@ -12,6 +12,7 @@ import os
 import pickle
 import pickletools
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +307,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # as where a file stands in the place of its folder: told already
+            temporary.unlink(missing_ok=True)
 
 
 def read_pose(path: str | os.PathLike[str], joints: int | None = None) -> np.ndarray:

@@ -13,6 +13,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -40,7 +41,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # RuntimeError: a full disk, as torch tells it
         raise UserError(f"{path}: cannot be written ({_first(error)}); make room, then run again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # as where a file stands in the place of its folder: told already
+            temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:

@@ -67,8 +67,14 @@ def run(options: Options) -> int:
     bad = crashed = 0
     if not options.report:
         bad, crashed = Comparison(options).work()
-    results = gather(options.out, options.reference)
-    sys.stdout.write(write_report(results, options.out, options.form) + "\n")
+    try:
+        results = gather(options.out, options.reference)
+        text = write_report(results, options.out, options.form)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # of files that somebody has changed
+        raise UserError(f"--out {options.out}: a result in it is damaged ({type(error).__name__}: {str(error)[:100]}); "
+                        "delete its cell's folder, or all of it, and run the comparison again") from error  # fmt: skip
+    sys.stdout.write(text + "\n")
     return 2 if bad else 1 if crashed else 0
 
 

@@ -33,9 +33,10 @@ def read_predictions(path: Path) -> Predictions:
     if lacking:
         raise UserError(f"{file}: has no array {lacking[0]!r}; give a predictions.npz")
     one = Predictions(*(found[key] for key in KEYS))
-    n, k = len(one.names), len(one.classes)
+    n, k = (array.shape[0] if array.ndim else 0 for array in (one.names, one.classes))
     labels = one.labels if np.issubdtype(one.labels.dtype, np.integer) else np.array([-1])
-    fits = n and k and one.scores.shape == (n, k) and labels.shape == (n,) and 0 <= labels.min() and labels.max() < k
+    flat = one.names.ndim == one.classes.ndim == 1 and one.scores.shape == (n, k) and labels.shape == (n,)
+    fits = n and k and flat and 0 <= labels.min() and labels.max() < k
     if not fits or not np.isfinite(one.scores).all() or len(set(one.names.tolist())) < n:
         raise UserError(f"{file}: scores, labels, names and classes do not fit each other; test the network again")
     return one

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bpmt_ext.claims import claim
@@ -31,7 +31,8 @@ def write_whole(path: Path, data: bytes) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or correct the permissions, "
                         "then try again") from error  # fmt: skip
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # as where a file stands in the place of its folder: told already
+            unfinished.unlink(missing_ok=True)
 
 
 def _dead(owner: str) -> bool:
