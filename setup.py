@@ -34,7 +34,6 @@ setup(
         "tensorboard>=2.14",
         "matplotlib>=3.8",
         "pillow>=10.1",
-        "scipy>=1.11",
         "pytorch-metric-learning>=2.5",
         "kornia>=0.7.3",
         "safetensors>=0.4",
@@ -43,6 +42,6 @@ setup(
         "gallery": ["faiss-cpu"],
         "video": ["rtmlib"],
         "export": ["onnx", "onnxscript", "onnxruntime"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "scipy>=1.11", "setuptools>=64"],
     },
 )

@@ -172,8 +172,10 @@ CASES: dict[str, tuple[Tree, str, Read]] = {
     # posearrays
     "objects": whole("a.npy", np.array([None])), "claims": few({"posearrays.ARRAY_BYTES": 9}, whole("a.npy", POSE)),
     "half": whole("a.npy", file_bytes("a.npy", POSE)[:-9]), "texts": whole("a.npy", np.array(["a"])),
-    "no header": whole("a.npy", b"x" * 200), "one axis": whole("a.npy", np.ones(3)), "no array": ({}, "a.npy", read_pose_file),
-    "no archive": ({}, "a.npz", read_pose_file), "torn": whole("a.npz", b"PK"), "a member above": whole("a.npz", {"../a": POSE}),
+    "no header": whole("a.npy", b"x" * 200), "one axis": whole("a.npy", np.ones(3)),
+    "no array": ({}, "a.npy", read_pose_file),
+    "no archive": ({}, "a.npz", read_pose_file), "torn": whole("a.npz", b"PK"),
+    "a member above": whole("a.npz", {"../a": POSE}),
     "cut off": whole("a.npy", b"", lambda path: _read_npy(_Short(file_bytes("a.npy", POSE)), 128 + POSE.nbytes, "x")),
     "axes": whole("a.npy", npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'1,' * 100}), }}", b"abcd")),
     "arrays without end": few({"posearrays.MAX_FRAMES": 1}, whole("a.npy", POSE)),
