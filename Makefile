@@ -1,10 +1,13 @@
 # demo: train and test on made-up walkers; test: the tests; lint: the linter; clean: everything made here.
+# soak: kills, damaged files and great sizes, for MINUTES minutes in all (docs/trust.md).
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint clean
+MINUTES ?= 60
+
+.PHONY: demo test lint soak clean
 
 demo: $(STAMP)
 	$(VENV)/bin/bpmt demo --output output/demo
@@ -14,6 +17,9 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+
+soak: $(STAMP)
+	$(VENV)/bin/python tools/soak.py --minutes $(MINUTES) --json output/soak.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info output .pytest_cache .hypothesis .ruff_cache

@@ -8,16 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fuzz_commands import commands, inside
 from fuzz_entries import converters
-from fuzzing import Entry, Tally, fuzz, write_tree
+from fuzzing import Entry, Tally, Tree, fuzz, write_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpmt_ext.cli import main
 from bpmt_ext.config import settings_from
 from bpmt_ext.data.posejson import all_frames, single_person
+from bpmt_ext.data.sequencelists import read_partition
+from bpmt_ext.engine.logs import read_metrics
+from bpmt_ext.engine.parts import changed_keys
 from bpmt_ext.errors import UserError
+from bpmt_ext.jsonfiles import read_json
 
 CONVERTERS = ("casiab", "ccpg", "sustech1k", "gait3d", "oumvlp", "grew", "kinectgait", "generic", "ntu_rgbd",
               "nw_ucla", "penn_action", "skeletics152", "silhouettes", "usf")  # fmt: skip
@@ -54,6 +60,56 @@ def test_a_case_works_or_says_why_not(name: str, tmp_path: Path) -> None:
     tally: Tally = fuzz(one, tmp_path, range(one.short))
     assert not tally.faults, "\n".join(tally.faults)
     assert tally.cases == one.short and tally.told > one.short / 10 and len(tally.sentences) > 1
+
+
+def to_out(raw: str = "raw") -> list[str]:
+    return ["--input", raw, "--output", "out", "--workers", "1"]
+
+
+SCORES = {"scores": np.ones((2, 3), np.float32) / 3, "labels": np.array([0, 2]), "names": np.array(["a", "b"]),
+          "classes": np.array(["x", "y", "z"])}  # fmt: skip
+DEEP = b"[" * 2000 + b"]" * 2000
+FOUND: dict[str, tuple[str, Tree, list[str], str]] = {  # what once crashed: entry point, files, words, what is said now
+    "an empty text": ("kinectgait", {"raw/Person001/1.txt": b"\n"}, to_out(), "no usable frame"),
+    "a negative seed": ("nw_ucla", {}, [*to_out(), "--held-out", "0.4", "--seed", "-1"], "seed -1"),
+    "a weight without end": ("fuse", {"a.npz": SCORES}, ["a.npz", "a.npz", "--weights", "inf", "1"], "--weights"),
+    "names in rows": ("fuse", {"a.npz": SCORES | {"names": np.array([["a"], ["b"]])}}, ["a.npz"], "do not fit"),
+    "a result that is a list": ("compare", {"out/results.json": {key: ["x"] for key in (
+        "format", "budget", "protocol", "tests", "data", "methods", "cells", "failures", "comparisons", "notes",
+        "published")}}, ["--report", "--out", "out"], "damaged"),
+    "a deep manifest": ("unlink", {"host/configs/bpmt/bpmt_ext.json": DEEP}, ["host"], "is damaged"),
+    "a name that is no text": ("silhouettes", {"raw/a/b/c\udcff/1.png": b"x"}, [*to_out(), "--layout", "folders"],
+                               "c\\udcff"),
+    "a name that steers": ("gait3d", {}, ["--input", "\u202e\x1b[2J", "--output", "out"], "\\u202e\\x1b[2J"),
+    "a label that steers": ("generic", {"m.json": {"joint_format": "coco17", "sequences": [
+        {"file": "a.npy", "label": "a\x1b", "type": "b", "view": "c"}]}, "a.npy": np.ones((2, 17, 3))},
+        to_out("m.json"), "a\\x1b"),
+    "a label that is no text": ("generic", {"m.json": {"joint_format": "coco17", "sequences": [
+        {"file": "a.npy", "label": "a\ud800", "type": "b", "view": "c"}]}, "a.npy": np.ones((2, 17, 3))},
+        to_out("m.json"), "a\\ud800"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_crashes_of_earlier_days(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                 capsys: pytest.CaptureFixture) -> None:  # fmt: skip
+    point, tree, words, said = FOUND[name]
+    write_tree(tmp_path, tree or (converters()[point].trees[0][0] if point in CONVERTERS else {}))
+    monkeypatch.chdir(tmp_path)
+    assert (converters()[point].main if point in CONVERTERS else main)([*([point] * (point in COMMANDS)), *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "Traceback" not in told and all(line.isprintable() for line in told.splitlines())
+
+
+def test_nests_without_end_in_files_of_the_package(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(DEEP)
+    for read in (read_partition, read_json):
+        with pytest.raises(UserError, match="a.json"):
+            read(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b'{"iteration": 1, "split": "train"}\n' + DEEP)
+    assert len(read_metrics(tmp_path / "a.json")) == 1  # the rest is taken for a line that a crash cut off
+    for text in ("a: [", "a: " + "[" * 2000, "1", 3):
+        assert changed_keys({"engine": {"config": text}}, None) == []
 
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)

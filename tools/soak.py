@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows += [["", key, figure] for key, figure in figures(found)]
     sys.stdout.write(text_table(["soak", "figure", "value"], rows, left=3) + "\n")
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, everything)
     return 0 if held else 1
 

@@ -239,8 +239,8 @@ def _read_journal(output: Path, header: Mapping[str, Any]) -> dict[str, Outcome]
     for line in lines:
         try:
             outcome = Outcome(**json.loads(line))
-        except (ValueError, TypeError):  # half a line, left by a run that was killed: that sequence is done again
-            continue
+        except (ValueError, TypeError, RecursionError):
+            continue  # half a line, left by a run that was killed: that sequence is done again
         outcomes[outcome.target] = outcome
     if lines and lines[-1]:  # end the half line, so that what is appended starts a new one
         with open(path, "a", encoding="utf-8") as journal:

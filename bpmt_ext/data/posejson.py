@@ -124,12 +124,17 @@ def one_frame(value: Any, where: str) -> list[np.ndarray]:
     raise MalformedError(where, "no people in it", "expected people, bodies, instances or a list of entries")
 
 
+def _is_id(value: Any) -> bool:
+    """Whether this may be an image_id; numbers of more than 64 bits can be chosen to have one hash."""
+    return isinstance(value, str) or (type(value) is int and value.bit_length() <= 64)
+
+
 def _by_image(entries: list[Any], where: str, names: dict[Any, str]) -> Frames:
     """Entries with an image_id each, put together by image."""
     frames: Frames = {}
     for i, entry in enumerate(entries):
         image = entry.get("image_id") if isinstance(entry, dict) else None
-        if not isinstance(image, (str, int)) or isinstance(image, bool):
+        if not _is_id(image):
             raise MalformedError(f"{where}[{i}]", "no image_id in it")
         if names and image not in names:
             raise MalformedError(f"{where}[{i}]", "unknown image_id", f"{str(image)[:40]} is not among the images")
@@ -146,7 +151,7 @@ def _coco(value: dict[str, Any], where: str) -> Frames:
     if not isinstance(entries, list) or not isinstance(images, list):
         raise MalformedError(where, "annotations and images are not lists")
     pairs = [(image.get("id"), image.get("file_name")) for image in images if isinstance(image, dict)]
-    names = {number: name for number, name in pairs if isinstance(number, (str, int)) and isinstance(name, str)}
+    names = {number: name for number, name in pairs if _is_id(number) and isinstance(name, str)}
     if len(set(names.values())) < len(names):
         raise MalformedError(f"{where}: images", "one file_name twice")
     frames = _by_image([e for e in entries if not isinstance(e, dict) or "keypoints" in e], f"{where}: annotations",

@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor, nn
 
 from bpmt_ext.config import Settings
+from bpmt_ext.config_layers import parse_yaml
 from bpmt_ext.data.sequences import Splits
 from bpmt_ext.data.transforms import Compose
 from bpmt_ext.draws import Draws
@@ -120,7 +121,11 @@ _FREE = ("evaluator_cfg", "data_cfg.dataset_root", "data_cfg.dataset_partition",
 def changed_keys(state: Mapping[str, Any], settings: Settings) -> list[str]:
     """Keys in which these settings differ from those a checkpoint was trained with; none where it does not say."""
     engine = state.get("engine")
-    before = yaml.safe_load(engine["config"]) if isinstance(engine, Mapping) and "config" in engine else None
+    told = engine.get("config") if isinstance(engine, Mapping) else None
+    try:
+        before = parse_yaml(told, "config") if isinstance(told, str) else None
+    except UserError:  # somebody else's file
+        before = None
     if not isinstance(before, Mapping):
         return []
     now, absent, found = settings.resolved(), object(), []

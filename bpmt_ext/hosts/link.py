@@ -55,7 +55,7 @@ def read_manifest(root: Path) -> Manifest | None:
             {Path(name): str(sha) for name, sha in values["files"].items()},
             tuple(map(Path, values["folders"])),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: is damaged ({error}); restore it, or remove what was linked by hand") from error
     for path in (*manifest.files, *manifest.folders):
         ours = path in PLACES or path.parts[:1] == ("configs",)
