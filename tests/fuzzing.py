@@ -31,7 +31,7 @@ import numpy as np
 import scipy.io
 import yaml
 
-SECONDS = 60  # of the clock, for one case on a machine that has other things to do
+BUSY, WAITING = 20, 600  # seconds of the processor, and of the clock on a machine with other things to do
 MEMORY = 2 << 30
 _ATTACKS = [data for _, data, _ in attacks.calls(Path("made"))] + list(attacks.bombs().values())
 _WORDS = ("nan", "inf", "-inf", "1e999", "-1", "0", "", " ", "1e-320", "99999999999999999999", "٣", "0x10", "1_000",
@@ -314,6 +314,14 @@ class Tally:
         return self.worked + self.told + len(self.faults)
 
 
+_TIMERS = (signal.SIGALRM, signal.SIGPROF)
+
+
+def _limit(busy: float, waiting: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, busy)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
+
+
 @contextmanager
 def bounded() -> Iterator[None]:
     """In here a case that hangs ends in HangError, one that takes too much memory in MemoryError."""
@@ -322,15 +330,16 @@ def bounded() -> Iterator[None]:
         raise HangError
 
     cores, os.cpu_count = os.cpu_count, lambda: 1  # the default of --workers
-    before, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, late)
+    before, handlers = resource.getrlimit(resource.RLIMIT_AS), {k: signal.signal(k, late) for k in _TIMERS}
     now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, before[1]))
     try:
         yield
     finally:
         os.cpu_count = cores
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        _limit(0, 0)
+        for number, earlier in handlers.items():
+            signal.signal(number, earlier)
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
@@ -364,12 +373,12 @@ def _one(entry: Entry, folder: Path, number: int, seed: int, tally: Tally) -> st
     start = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     try:
         sys.stdout, sys.stderr = own
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        _limit(BUSY, WAITING)
         status = entry.main(words)
     except SystemExit as error:
         status = error.code
     except HangError:
-        return f"{words}: hangs for {SECONDS} s"
+        return f"{words}: takes more than {BUSY} s of the processor, or waits for {WAITING} s"
     except BaseException as error:
         trace, lines = error.__traceback__, []
         while trace is not None:
@@ -377,7 +386,7 @@ def _one(entry: Entry, folder: Path, number: int, seed: int, tally: Tally) -> st
             trace = trace.tb_next
         return f"{words}: {type(error).__name__}: {str(error)[:200]!r} at {' '.join(lines[-6:])}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _limit(0, 0)
         sys.stdout, sys.stderr = streams
         os.chdir(before)
     tally.slowest = max(tally.slowest, resource.getrusage(resource.RUSAGE_SELF).ru_utime - start)

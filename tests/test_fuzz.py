@@ -59,7 +59,7 @@ def test_a_case_works_or_says_why_not(name: str, tmp_path: Path) -> None:
                 assert one.main(words) == 0, (name, number)
     tally: Tally = fuzz(one, tmp_path, range(one.short))
     assert not tally.faults, "\n".join(tally.faults)
-    assert tally.cases == one.short and tally.told > one.short / 10 and len(tally.sentences) > 1
+    assert tally.cases == one.short and tally.told > one.short / 20  # and not all of them work
 
 
 def to_out(raw: str = "raw") -> list[str]:
