@@ -167,7 +167,11 @@ def folds(tmp_path):
 def test_command_line_over_folds(folds, capsys):
     main = runpy.run_path(str(TOOL))["main"]
     common = ["--root", str(folds / "data"), "--folds", str(folds / "folds"), "--yardstick", "bone_lengths"]
-    assert main([*common, "--skeleton", "kinectgait20", "--same-camera", "drop"]) == 0
+    saved = folds / "saved"
+    assert main([*common, "--skeleton", "kinectgait20", "--same-camera", "drop", "--save", str(saved)]) == 0
+    with np.load(saved / "bone_lengths-fold1.npz") as file:
+        assert file["embeddings"].shape[::2] == (9, 1)
+        assert file["labels"].tolist() == np.repeat(["001", "003", "005"], 3).tolist()
     lines = capsys.readouterr().out.splitlines()
     assert "2 folds" in lines[0] and lines[0].endswith("valid probes 9/9 9/9")
     assert lines[1].split()[:4] == ["Rank-1", "100.00", "+-", "0.00"]

@@ -21,6 +21,7 @@ import numpy as np
 from bpmt_ext.cameras import CAMERAS
 from bpmt_ext.data.pickles import read_pose
 from bpmt_ext.data.sequences import Record, find_records, read_partition
+from bpmt_ext.engine.testing import save_arrays
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.protocols import SAME_CAMERA, evaluate
 from bpmt_ext.metrics.ranking import METRICS
@@ -40,6 +41,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--metric", choices=METRICS, default="euc")
     parser.add_argument("--same-camera", choices=SAME_CAMERA, default="keep")
     parser.add_argument("--camera", choices=sorted(CAMERAS), default="type_prefix")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="also write DIR/<yardstick>-fold<i>.npz, embeddings "
+                        "and labels as a test does, for tools/verification.py")
     return parser.parse_args(arguments)
 
 
@@ -75,6 +78,9 @@ def run(options: argparse.Namespace) -> None:
                 "evaluate_retrieval", embeddings, [r.label for r in test], [r.type for r in test],
                 [r.view for r in test], metric=options.metric, same_camera=options.same_camera, camera=options.camera,
             )
+            if options.save:
+                labels = np.array([r.label for r in test])
+                save_arrays(options.save / f"{name}-{file.stem}.npz", {"embeddings": embeddings, "labels": labels})
             scores[name].append([result["metrics"][metric] for metric in REPORTED])
         valid.append(f"{result['probes']['valid']}/{result['probes']['total']}")
     for name, values in scores.items():
