@@ -378,6 +378,21 @@ def test_attention_of_a_clip(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         assert (found.parts[:, :, p, p] == 0).all()
 
 
+def test_attention_of_a_body_encoder_is_spread_over_the_frames_of_a_token() -> None:
+    net = BPMT(skeleton=COCO, num_class=3, **SMALL | {"max_frames": 8}, t2_encoder="body", patch=3).eval()
+    pose, mask = torch.randn(1, 13, 17, 3), torch.ones(1, 13, dtype=torch.bool)  # two windows: 6 and 7 frames
+    found = attention(net, pose, mask)
+    last = net.t2.encoder.layers[-1]
+    with recorded(last.between, last.attention) as weights:
+        net(pose, mask)
+    between, over = weights[0][0].unflatten(0, (2, 3)), weights[1].mean(0)  # (m, w, p, p), (m, w, w)
+    np.testing.assert_allclose(found.parts[0, 3:6], between[0, 1].detach().expand(3, 5, 5), atol=1e-6)
+    np.testing.assert_allclose(found.parts[0, 12], between[1, 2].detach(), atol=1e-6)
+    np.testing.assert_allclose(found.frames[0, 4, :6], over[0, 1, :2].detach().repeat_interleave(3) / 3, atol=1e-6)
+    np.testing.assert_allclose(found.frames.sum(-1), 1, atol=1e-5)
+    assert (found.frames[:, :6, 6:] == 0).all() and (found.frames[:, 6:, :6] == 0).all()
+
+
 def test_attention_is_of_networks_that_have_it() -> None:
     net = get_method("GaitGraph1").network()(skeleton=COCO)
     with pytest.raises(UserError, match="GaitGraph1 has no attention"):

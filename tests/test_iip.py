@@ -226,7 +226,7 @@ def test_a_pretraining_loss_ignores_padding_and_what_is_hidden(name: str, option
     gone = hidden[:, :, net.t1.slots.joint.argsort()][..., None]  # COCO has one slot per joint
 
     def features(x: Tensor) -> Tensor:
-        return net.t1.encode(net.masking.embed(net.t1, net.t1.streams(x, mask), hidden), mask)
+        return net.t1.encode(net.masking.embed(net.t1, net.t1.streams(x, mask), hidden, mask), mask)
 
     changed = features(torch.where(gone, pose + torch.randn_like(pose), pose)) - features(pose)
     assert hidden.any() and changed.abs().max() < 1e-10

@@ -11,11 +11,12 @@ from conftest import walking
 from torch import Tensor, nn
 
 from bpmt_ext.draws import Draws
-from bpmt_ext.nets.bpmt import BPMT, PairEncoder
-from bpmt_ext.nets.grouped import GroupedCrossAttention, GroupedEncoder
-from bpmt_ext.nets.layers import Slots, Streams, cut_windows, pool_windows
+from bpmt_ext.nets.bpmt import BPMT
+from bpmt_ext.nets.grouped import BodyLayer, GroupedCrossAttention, GroupedEncoder
+from bpmt_ext.nets.layers import Slots, Streams, cut_patches, cut_windows, pool_windows
 from bpmt_ext.nets.masked import BPMT_T1
 from bpmt_ext.nets.masking import draw_hidden
+from bpmt_ext.nets.pairs import PairEncoder, part_order
 from bpmt_ext.registry import METHODS, build_network
 from bpmt_ext.skeletons import SKELETONS, get_skeleton
 
@@ -26,9 +27,17 @@ VARIANTS = [
     ("BPMT_T1", {"mask": "joint", "mask_ratio": 0.9, "decoder": "mlp", "share_t1": True}),
     ("BPMT_T1", {"mask": "frame", "mask_value": "zero", "streams": ["joint", "bone", "velocity", "confidence"]}),
     ("BPMT_T1", {"mask": "none", "confidence_weight": True, "standardise": "part"}),
+    ("BPMT_T1", {"patch": 3, "mask_block": 4}),
+    ("BPMT_T1", {"patch": 5, "mask": "joint", "streams": ["joint", "velocity"], "confidence_weight": True}),
+    ("BPMT_T1", {"patch": 3, "mask_value": "drop", "target": "latent", "dual": 0.5, "norm_first": True}),
     ("BPMT_T2", {"freeze_t1": "no"}),
+    ("BPMT_T2", {"freeze_t1": "no", "t2_encoder": "body", "patch": 3, "mask": "frame", "norm_first": True}),
+    ("BPMT_T2", {"freeze_t1": "no", "patch": 2, "share_t2": True}),
     ("BPMT_T2", {"freeze_t1": "no", "share_t2": True, "share_cross": True, "t2_positions": "none", "mask": "joint"}),
     ("BPMT", {}),
+    ("BPMT", {"t2_encoder": "body", "patch": 3, "norm_first": True, "whole_body": True, "streams": ["joint", "bone"]}),
+    ("BPMT", {"t2_encoder": "body", "share_t2": True, "pool": "max", "head": "concat", "tta": True}),
+    ("BPMT", {"patch": 5, "pool": "mean_max"}),
     ("BPMT", {"pool": "max", "head": "concat", "t2_positions": "none", "standardise": "none"}),
     ("BPMT", {"pool": "mean_max", "share_t1": True, "share_t2": True, "share_cross": True, "classifier": "linear"}),
     ("BPMT", {"streams": ["joint", "bone", "velocity", "confidence"], "attention_dropout": 0.0}),
@@ -64,17 +73,19 @@ def test_shapes_finite_and_a_gradient_to_every_parameter(name: str, options: dic
     net.fit(pose, mask)
     out = net(pose, mask, torch.arange(4))
     if "losses" in out:
-        assert len(out["losses"]) == (5 if name == "BPMT_T1" else 10)
+        extra = options.get("dual", 0) > 0
+        assert len(out["losses"]) == extra + (5 if name == "BPMT_T1" or options.get("t2_encoder") == "body" else 10)
         assert all(value.shape == () for value in out["losses"].values())
     else:
-        shape = (4, 5 * SMALL["width"], 1) if options.get("head") == "concat" else (4, 128, 5)
+        columns = 5 + options.get("whole_body", False)
+        shape = (4, 5 * SMALL["width"], 1) if options.get("head") == "concat" else (4, 128, columns)
         assert out["embedding"].shape == out["feature"].shape == shape
         assert out["logits"].shape == (4, 7, shape[2])
     loss = total(out)
     assert torch.isfinite(loss)
     loss.backward()
     dead = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not dead
+    assert all(n.startswith("teacher.") for n in dead)  # an average of the others
 
 
 @pytest.mark.parametrize("skeleton", sorted(SKELETONS))
@@ -185,14 +196,12 @@ def test_cross_attention_equals_torch() -> None:
 
 
 def test_pairs_are_the_ten_of_the_thesis_in_order_and_reach_their_parts() -> None:
-    from bpmt_ext.nets.bpmt import _part_order
-
     net = PairEncoder(parts=5, width=8, max_frames=4, share_t2=False, share_cross=False, positions="none",
                       position_start="zero", heads=2,
                       layers=1, feedforward=8, dropout=0.0, attention_dropout=0.0)  # fmt: skip
     assert net.pairs == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
     told = torch.tensor([[a, b] for a, b in net.pairs], dtype=torch.float32)  # U_{p|q} says p
-    said = _part_order(told.view(10, 2, 1, 1, 1).expand(10, 2, 1, 3, 1), pairs=net.pairs)
+    said = part_order(told.view(10, 2, 1, 1, 1).expand(10, 2, 1, 3, 1), pairs=net.pairs)
     assert said.shape == (5, 1, 12, 1)
     assert torch.equal(said[:, 0, :, 0], torch.arange(5.0)[:, None].expand(5, 12))
 
@@ -229,7 +238,7 @@ def test_what_is_masked_does_not_reach_the_prediction(mask: str, value: str) -> 
     other = torch.where(gone[..., None], pose + torch.randn_like(pose), pose)
 
     def predict(x: Tensor) -> Tensor:
-        return net.decoder(net.features(net.t1.streams(x, real), hidden, real))
+        return net.decoder(net.features(net.t1.streams(x, real), hidden, real), real.shape[1])
 
     torch.testing.assert_close(predict(other), predict(pose), atol=1e-5, rtol=1e-5)
 
@@ -242,7 +251,7 @@ def test_stage_one_loss_is_the_masked_mean_square() -> None:
     losses = list(net(pose, real, key)["losses"].values())
     streams = net.t1.streams(pose, real)
     hidden = net.masking.draw(real, Draws(key).bits(1)[:, 0])
-    guess = net.decoder(net.t1.encode(net.masking.embed(net.t1, streams, hidden), real))
+    guess = net.decoder(net.features(streams, hidden, real), real.shape[1])
     for part in range(5):
         terms = [
             float((guess[n, t, s, c].detach() - streams[n, t, s, c]) ** 2)
@@ -330,3 +339,43 @@ def test_two_threads_give_the_same_gradients_every_time() -> None:
         total(net(pose, mask)).backward()
         found.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_patches_hold_the_frames_in_order_and_repeat_the_last_real_one() -> None:
+    x = torch.arange(2 * 7 * 2 * 1.0).view(2, 7, 2, 1)
+    mask = torch.arange(7) < torch.tensor([[7], [4]])
+    patches, real = cut_patches(x, mask, 3)
+    assert patches.shape == (2, 3, 2, 3) and real.tolist() == [[True, True, True], [True, True, False]]
+    for n, last in ((0, 6), (1, 3)):
+        for token, frames in enumerate(range(0, 9, 3)):
+            for k in range(3):
+                torch.testing.assert_close(patches[n, token, :, k], x[n, min(frames + k, last), :, 0])
+    same, whole = cut_patches(x, mask, 1)
+    assert same is x and whole is mask
+
+
+def test_parts_of_a_frame_ask_each_other_as_torch_does() -> None:
+    layer = BodyLayer(groups=5, width=8, heads=2, feedforward=12, dropout=0.0, attention_dropout=0.0, norm_first=True)
+    x, mask = torch.randn(5, 2, 4, 8), torch.ones(2, 4, dtype=torch.bool)
+    plain = nn.MultiheadAttention(8, 2, batch_first=True)
+    plain.load_state_dict({
+        "in_proj_weight": layer.between.in_weight[0].T, "in_proj_bias": layer.between.in_bias[0, 0],
+        "out_proj.weight": layer.between.out.weight[0].T, "out_proj.bias": layer.between.out.bias[0, 0],
+    })  # fmt: skip
+    frame = nn.functional.layer_norm(x[:, 1, 2], (8,))[None]  # the parts of one frame
+    torch.testing.assert_close(layer.ask_parts(layer.norm0(x))[:, 1, 2], plain(frame, frame, frame)[0][0])
+    y = x + layer.ask_parts(layer.norm0(x))
+    y = y + layer.attention(layer.norm1(y), mask=mask)
+    torch.testing.assert_close(layer(x, mask), y + layer.feed(layer.norm2(y)))
+
+
+def test_a_test_of_both_sides_does_not_tell_left_from_right() -> None:
+    net = make("BPMT", {"t2_encoder": "body", "patch": 2, "tta": True}).eval()
+    pose, mask = walking(2, 9), torch.ones(2, 9, dtype=torch.bool)
+    net.fit(pose, mask)
+    turned = torch.cat([-pose[:, :, list(COCO.mirror), :1], pose[:, :, list(COCO.mirror), 1:]], -1)
+    torch.testing.assert_close(net(turned, mask)["embedding"], net(pose, mask)["embedding"], atol=1e-5, rtol=1e-5)
+    one = nn.functional.normalize(net.read(pose, mask)["embedding"], dim=1)
+    assert (one + nn.functional.normalize(net.read(turned, mask)["embedding"], dim=1) - net(pose, mask)["embedding"]
+            ).abs().max() < 1e-5  # fmt: skip
+    assert not torch.equal(net.train()(pose, mask)["embedding"], one)

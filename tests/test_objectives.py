@@ -156,7 +156,7 @@ def test_a_motion_loss_scores_hidden_frames_that_have_a_next_one() -> None:
     streams = net.t1.streams(pose.double(), mask)
     hidden = net.masking.draw(mask, Draws(key).bits(1)[:, 0].contiguous())
     target, told = motion(streams, mask)
-    guess = net.decoder(net.features(streams, hidden, mask))
+    guess = net.decoder(net.features(streams, hidden, mask), mask.shape[1])
     for part, value in enumerate(losses.values()):
         scored = hidden & told[..., None] & (net.t1.slots.part == part)
         assert (value - (guess - target)[scored].square().mean()).abs() < 1e-10

@@ -53,7 +53,7 @@ def compare(net: BPMT_T1, pose: Tensor, mask: Tensor, key: Tensor, *, mode: str,
     draws = Draws(key).split("check")
     hidden = draw_hidden(mask, unit, draws, mode=mode, ratio=ratio, block=block)
     hidden = hidden.expand(-1, -1, slots.count) if net.masking.drop else hidden[:, :, slots.part]
-    guess = net.decoder(net.features(streams, hidden, mask))
+    guess = net.decoder(net.features(streams, hidden, mask), mask.shape[1])
     target, weight = streams[..., :dims], hidden.float()
     rows = [(g - target).square().mean(-1) for g in (guess, interpolate(target, hidden))]
     return torch.stack([part_losses(error, weight, slots.part, slots.parts) for error in rows])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bpmt_ext.errors import UserError
 from bpmt_ext.nets.embedders import fold_bodies
-from bpmt_ext.nets.grouped import GroupedAttention, grouped_linear
+from bpmt_ext.nets.grouped import BodyLayer, GroupedAttention, grouped_linear
 from bpmt_ext.nets.layers import Windows, cut_windows
 
 
@@ -29,8 +29,8 @@ class Attention:
     """Shares of the last fusion's attention, mean over its heads; rows that add up to 1.
 
     frames (b, t, t): how much a frame asks each other one, inside the windows that the network reads (0 outside).
-    parts (b, t, p, p): how much a part asks each other one in a frame, about all frames; 0 on the diagonal. None for a
-    network that takes the body as one part.
+    parts (b, t, p, p): how much a part asks each other one in a frame, about all frames; 0 on the diagonal, but with
+    a T2 over the whole body, where a part also asks itself. None for a network that takes the body as one part.
     """
 
     frames: np.ndarray
@@ -74,30 +74,53 @@ def attention(network: nn.Module, pose: Tensor, mask: Tensor) -> Attention:
 
     UserError for a network that has no such fusion; BPMT, BPMTAction and TLCA have.
     """
-    fuse = getattr(getattr(network, "fuse", None), "attention", None)
-    if not isinstance(fuse, GroupedAttention):
-        raise UserError(f"{type(network).__name__} has no attention between parts or frames to show; "
-                        "BPMT, BPMTAction and TLCA have")  # fmt: skip
+    layers = _layers(network)
     if len(pose) != 1 or not mask.all():
         raise ValueError(f"one clip without padding is needed, got {tuple(pose.shape)}")
     network.eval()
-    with recorded(fuse) as weights:
+    with recorded(*layers) as weights:
         network(pose, mask)
-    (weight,) = weights  # (p or 1, m, w, s)
-    windows = _windows(network, pose, mask)
-    bodies, parts, w = getattr(network, "bodies", 1), weight.shape[0], windows.mask.shape[1]
-    of_frame = weight.unflatten(-1, (-1, w))  # (p, m, w, asked, w)
-    frames = weight.new_zeros(bodies, mask.shape[1], mask.shape[1])
-    between = weight.new_zeros(bodies, mask.shape[1], parts, parts)
-    others = [[q for q in range(parts) if q != p] for p in range(parts)]  # in the order of a part's pairs
+    windows, patch = _windows(network, pose, mask), getattr(network.t1, "patch", 1)
+    if len(layers) == 2:
+        between, over = weights  # (1, m w, p, p), (p, m, w, w)
+        m, w = over.shape[1:3]
+        over, between = over.mean(0), between[0].unflatten(0, (m, w))
+    else:
+        (weight,) = weights  # (p or 1, m, w, s)
+        parts, m, w = weight.shape[:3]
+        of_frame = weight.unflatten(-1, (-1, w))  # (p, m, w, asked, w)
+        over = of_frame.sum(3).mean(0)
+        others = torch.tensor([[q for q in range(parts) if q != p] for p in range(parts)])  # in the order of its pairs
+        between = weight.new_zeros(m, w, parts, parts)
+        if parts > 1:
+            said = of_frame.sum(4).permute(1, 2, 0, 3)  # (m, w, p, asked)
+            between = between.scatter(3, others.expand(m, w, -1, -1), said)
+    bodies, parts = getattr(network, "bodies", 1), between.shape[-1]
+    # a token's attention is that of each of its frames; what it asks of another token is shared by that one's frames
+    over = over.repeat_interleave(patch, 1).repeat_interleave(patch, 2) / patch
+    between = between.repeat_interleave(patch, 1)
+    frames = over.new_zeros(bodies, mask.shape[1], mask.shape[1])
+    shares = over.new_zeros(bodies, mask.shape[1], parts, parts)
     start = [0] * bodies
     for i, (owner, real) in enumerate(zip(windows.owner.tolist(), windows.mask.sum(1).tolist(), strict=True)):
         here = slice(start[owner], start[owner] + real)
-        frames[owner, here, here] = of_frame[:, i, :real].sum(2).mean(0)[:, :real]
-        for p in range(parts if parts > 1 else 0):
-            between[owner, here, p, others[p]] = of_frame[p, i, :real].sum(2)
+        row = over[i, :real, :real]
+        frames[owner, here, here] = row / row.sum(-1, keepdim=True)  # 1 already, but for a last token that is not full
+        shares[owner, here] = between[i, :real]
         start[owner] += real
-    return Attention(frames.float().cpu().numpy(), between.float().cpu().numpy() if parts > 1 else None)
+    return Attention(frames.float().cpu().numpy(), shares.float().cpu().numpy() if parts > 1 else None)
+
+
+def _layers(network: nn.Module) -> list[GroupedAttention]:
+    """The attention layers to look at: the last fusion's, or, of a T2 over the body, between parts and over time."""
+    fuse = getattr(getattr(network, "fuse", None), "attention", None)
+    if isinstance(fuse, GroupedAttention):
+        return [fuse]
+    last = getattr(getattr(getattr(network, "t2", None), "encoder", None), "layers", [None])[-1]
+    if isinstance(last, BodyLayer):
+        return [last.between, last.attention]
+    raise UserError(f"{type(network).__name__} has no attention between parts or frames to show; "
+                    "BPMT, BPMTAction and TLCA have")  # fmt: skip
 
 
 def _windows(network: nn.Module, pose: Tensor, mask: Tensor) -> Windows:

@@ -12,26 +12,26 @@ d width, d' embedding width, k classes. A mask is True where a frame is real.
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpmt_ext.nets.grouped import GroupedCrossAttention, GroupedLinear
-from bpmt_ext.nets.iip import class_pool, classes_of_parts, connected_layers, t1_encoder, t2_encoder
+from bpmt_ext.nets.heads import ConcatHead, PartHead
+from bpmt_ext.nets.iip import class_pool, classes_of_parts, connected_layers, t1_encoder
 from bpmt_ext.nets.iip_tokens import t1_embedding
-from bpmt_ext.nets.layers import Slots, Streams, cut_windows, pool_windows, position_table, set_mode, set_trainable
+from bpmt_ext.nets.layers import (
+    Slots,
+    Streams,
+    cut_patches,
+    cut_windows,
+    pool_windows,
+    position_table,
+    set_mode,
+    set_trainable,
+)
+from bpmt_ext.nets.pairs import PairEncoder, part_order, t2_stage
 from bpmt_ext.skeletons import Skeleton
-
-
-def _part_order(x: Tensor, *, pairs: list[tuple[int, int]]) -> Tensor:
-    """Pair encodings (q, 2, n, t, d) -> (p, n, 4 t, d): for each part what its four pairs say about it."""
-    q, _, n, t, d = x.shape
-    sides = [[2 * i + pair.index(p) for i, pair in enumerate(pairs) if p in pair] for p in range(max(max(pairs)) + 1)]
-    order = torch.tensor(sides, device=x.device)  # (p, 4)
-    said = x.reshape(2 * q, n, t, d).index_select(0, order.flatten()).view(*order.shape, n, t, d)  # (p, 4, n, t, d)
-    return said.transpose(1, 2).reshape(len(sides), n, order.shape[1] * t, d)
 
 
 class PartEmbedding(nn.Module):
@@ -59,9 +59,10 @@ class PartEmbedding(nn.Module):
 
 
 class PartEncoder(nn.Module):
-    """Pose (n, t, v, c), mask (n, t) -> F (p, n, t, d): T1, one encoder per part, or one for all if `shared`.
+    """Pose (n, t, v, c), mask (n, t) -> F (p, n, t', d): T1, one encoder per part, or one for all if `shared`.
 
     kind: `plain`, or one of iip.py's. fc: fully connected layers behind the encoder. attention: see grouped.py.
+    patch: frames that make one token, t' = ceil(t / patch); the mask of the tokens is mask[:, ::patch].
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class PartEncoder(nn.Module):
         shared: bool,
         kind: str,
         fc: int,
+        patch: int,
+        norm_first: bool,
         heads: int,
         layers: int,
         feedforward: int,
@@ -86,129 +89,32 @@ class PartEncoder(nn.Module):
         super().__init__()
         self.slots = Slots(skeleton.parts)
         self.streams = Streams(skeleton=skeleton, slots=self.slots, streams=streams, standardise=standardise)
+        if not isinstance(patch, int) or not 1 <= patch <= max_frames:
+            raise ValueError(f"patch must be a number of frames from 1 to max_frames ({max_frames}), not {patch!r}")
+        self.patch = patch
         groups = 1 if shared or kind == "iip_full" else self.slots.parts
-        given = {"slots": self.slots, "channels": self.streams.channels, "width": width}
+        given = {"slots": self.slots, "channels": patch * self.streams.channels, "width": width}
         self.embedding = PartEmbedding(**given) if kind == "plain" else t1_embedding(kind, **given)
-        self.positions = nn.Parameter(position_table(groups, max_frames, width, position_start))
+        self.positions = nn.Parameter(position_table(groups, -(-max_frames // patch), width, position_start))
         self.encoder = t1_encoder(
             kind, groups=groups, slots=self.slots, width=width, heads=heads, layers=layers, feedforward=feedforward,
-            dropout=dropout, attention_dropout=attention_dropout, attention=attention,
+            dropout=dropout, attention_dropout=attention_dropout, attention=attention, norm_first=norm_first,
         )  # fmt: skip
         self.fc = connected_layers(fc, groups=groups, width=width)
 
     def encode(self, embedded: Tensor, mask: Tensor, *told: list[Tensor], frames: Tensor | None = None) -> Tensor:
-        """Embedded frames (p, n, t, d) -> (p, n, t, d). told: a list that gets the class tokens of an iip encoder;
-        frames: which of a sequence's frames they are (n, t), where some were left out."""
+        """Embedded tokens (p, n, t', d), mask (n, t') -> (p, n, t', d). told: a list that gets the class tokens of an
+        iip encoder; frames: which of a sequence's tokens they are (n, t'), where some were left out."""
         positions = self.positions[:, None, : mask.shape[1]] if frames is None else self.positions[:, frames]
         return self.fc(self.encoder(embedded + positions, mask, *told))
 
+    def read(self, streams: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
+        """Streams (n, t, s, c) of frames, mask (n, t) -> (p, n, t', d)."""
+        patches, real = cut_patches(streams, mask, self.patch)
+        return self.encode(self.embedding(patches), real, *told)
+
     def forward(self, pose: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
-        return self.encode(self.embedding(self.streams(pose, mask)), mask, *told)
-
-
-class PairEncoder(nn.Module):
-    """F (p, n, t, d), mask (n, t) -> U (q, 2, n, t, d): T2, each pair of parts fused and encoded together.
-
-    A' = CA(F_A, F_B), B' = CA(F_B, F_A) with the pair's own weights both ways; T2 reads [A'; B'] along time and is
-    cut in the middle again. positions: `none` (the thesis) or `temporal+segment` (learned frame and A/B vectors).
-    Where T2 or the cross-attention is shared, a learned vector per part tells whose features they are. kind: `plain`
-    or `iip_pair` (iip.py).
-    """
-
-    def __init__(
-        self,
-        *,
-        parts: int,
-        width: int,
-        max_frames: int,
-        share_t2: bool,
-        share_cross: bool,
-        positions: str,
-        position_start: str,
-        kind: str = "plain",
-        heads: int,
-        layers: int,
-        feedforward: int,
-        dropout: float,
-        attention_dropout: float,
-        attention: str = "sdpa",
-    ) -> None:
-        super().__init__()
-        if positions not in ("none", "temporal+segment"):
-            raise ValueError(f"t2_positions must be none or temporal+segment, not {positions!r}")
-        self.pairs = list(combinations(range(parts), 2))
-        self.register_buffer("first", torch.tensor([a for a, _ in self.pairs]), persistent=False)
-        self.register_buffer("second", torch.tensor([b for _, b in self.pairs]), persistent=False)
-        cross_groups, groups = (1 if shared else len(self.pairs) for shared in (share_cross, share_t2))
-        self.cross = GroupedCrossAttention(groups=cross_groups, width=width, heads=heads, dropout=dropout)
-        self.encoder = t2_encoder(
-            kind, groups=groups, width=width, heads=heads, layers=layers, feedforward=feedforward, dropout=dropout,
-            attention_dropout=attention_dropout, attention=attention,
-        )  # fmt: skip
-        with_part = share_t2 or share_cross
-        self.part_vectors = nn.Parameter(0.02 * torch.randn(parts, 1, 1, width)) if with_part else None
-        with_position = positions != "none"
-        self.segments = nn.Parameter(0.02 * torch.randn(groups, 2, 1, 1, width)) if with_position else None
-        table = position_table(groups, max_frames, width, position_start)[:, None, None]
-        self.positions = nn.Parameter(table) if with_position else None  # (g, 1, 1, t, d)
-
-    def forward(self, features: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
-        _, n, t, d = features.shape
-        if self.part_vectors is not None:
-            features = features + self.part_vectors
-        # index_select, not [...]: the gradient of the latter is summed in any order by several threads
-        a, b = features.index_select(0, self.first), features.index_select(0, self.second)  # (q, n, t, d)
-        fused = self.cross(torch.cat([a, b], 1), torch.cat([b, a], 1), mask.repeat(2, 1))  # (q, 2 n, t, d)
-        z = fused.reshape(-1, 2, n, t, d)
-        if self.segments is not None:
-            z = z + self.segments + self.positions[:, :, :, :t]
-        z = z.transpose(1, 2).reshape(-1, n, 2 * t, d)  # [A'; B'] along time
-        u = self.encoder(z, mask.repeat(1, 2), *told)
-        return u.reshape(-1, n, 2, t, d).transpose(1, 2)
-
-
-class PartHead(nn.Module):
-    """Pooled parts (p, n, d) -> feature, embedding (n, d', p) and logits (n, k, p): an FC and a BNNeck per part.
-
-    classifier: `cosine` (unit embedding times unit class vectors, to be scaled in the loss) or `linear` (Luo et al.,
-    "Bag of tricks ... person re-identification", CVPRW 2019, for the BNNeck).
-    """
-
-    def __init__(self, *, parts: int, inputs: int, outputs: int, classes: int, classifier: str) -> None:
-        super().__init__()
-        if classifier not in ("cosine", "linear"):
-            raise ValueError(f"classifier must be cosine or linear, not {classifier!r}")
-        self.fc = GroupedLinear(groups=parts, inputs=inputs, outputs=outputs)
-        self.bn = nn.BatchNorm1d(outputs * parts)
-        weight = nn.init.xavier_uniform_(torch.empty(parts * classes, outputs)) if classes else None
-        self.classes = nn.Parameter(weight.reshape(parts, classes, outputs)) if classes else None
-        self.cosine = classifier == "cosine"
-
-    def forward(self, pooled: Tensor) -> dict[str, Tensor]:
-        feature = self.fc(pooled).permute(1, 2, 0)  # (n, d', p)
-        embedding = self.bn(feature.flatten(1)).view_as(feature)
-        out = {"feature": feature, "embedding": embedding}
-        if self.classes is not None:
-            x, w = embedding.permute(2, 0, 1), self.classes
-            if self.cosine:
-                x, w = F.normalize(x, dim=-1), F.normalize(w, dim=-1)
-            out["logits"] = torch.bmm(x, w.transpose(1, 2)).permute(1, 2, 0)  # (n, k, p)
-        return out
-
-
-class ConcatHead(nn.Module):
-    """Pooled parts (p, n, d) -> embedding (n, 5 d, 1) and logits (n, k, 1): the thesis's layout, no neck."""
-
-    def __init__(self, *, parts: int, inputs: int, classes: int) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(parts * inputs, classes) if classes else None
-
-    def forward(self, pooled: Tensor) -> dict[str, Tensor]:
-        joined = pooled.transpose(0, 1).flatten(1)  # (n, 5 d), in part order
-        out = {"feature": joined[..., None], "embedding": joined[..., None]}
-        if self.classifier is not None:
-            out["logits"] = self.classifier(joined)[..., None]
-        return out
+        return self.read(self.streams(pose, mask), mask, *told)
 
 
 class BPMT(nn.Module):
@@ -218,8 +124,12 @@ class BPMT(nn.Module):
     Sequences longer than `max_frames` are read window by window and pooled over all their frames.
     num_class 0 leaves the classifier out. freeze_t1, freeze_t2: `yes` (frozen, in eval mode), `no`, or `last_layer`
     (only the last encoder layer trains). t1_encoder, t2_encoder: `plain` or IIP-Transformer's (iip.py); t1_fc: fully
-    connected layers after T1; pool `..._cls`: their class tokens join the pooled features. contrast_width: also out are
-    `views` (n, p, contrast_width), what each part says in one common space, for a contrastive loss between the parts.
+    connected layers after T1; pool `..._cls`: their class tokens join the pooled features. t2_encoder `body`: all
+    pairs in one attention, whose output is pooled; norm_first: LayerNorm before attention and feed-forward instead of
+    after it. patch: frames in a token. whole_body: the mean of the parts gets an FC and a neck of its own, as a sixth
+    column. tta: a test also reads the mirrored sequence, and the embedding is the sum of both unit embeddings; the
+    transforms must leave x = 0 in the body's middle. contrast_width: also out are `views` (n, p, contrast_width), what
+    each part says in one common space, for a contrastive loss between the parts.
     """
 
     def __init__(
@@ -247,8 +157,12 @@ class BPMT(nn.Module):
         t1_encoder: str = "plain",
         t2_encoder: str = "plain",
         t1_fc: int = 0,
+        patch: int = 1,
+        norm_first: bool = False,
         pool: str = "mean",
         head: str = "part",
+        whole_body: bool = False,
+        tta: bool = False,
         embedding_width: int = 128,
         classifier: str = "cosine",
         contrast_width: int = 0,
@@ -257,23 +171,29 @@ class BPMT(nn.Module):
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         self.t1 = PartEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
-            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, attention=attention, **sizes,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, patch=patch,
+            norm_first=norm_first, attention=attention, **sizes,
         )  # fmt: skip
         self.parts = parts = len(skeleton.parts)
-        self.t2 = PairEncoder(
-            parts=parts, max_frames=max_frames, share_t2=share_t2, share_cross=share_cross, positions=t2_positions,
-            position_start=position_start, kind=t2_encoder, attention=attention, **sizes,
+        self.t2 = t2_stage(
+            t2_encoder, parts=parts, max_frames=len(self.t1.positions[0]), share_t2=share_t2, share_cross=share_cross,
+            t2_positions=t2_positions, position_start=position_start, norm_first=norm_first, attention=attention,
+            **sizes,
         )  # fmt: skip
-        self.fuse = GroupedCrossAttention(groups=parts, width=width, heads=heads, dropout=dropout)
+        of_pairs = isinstance(self.t2, PairEncoder)
+        self.fuse = GroupedCrossAttention(groups=parts, width=width, heads=heads, dropout=dropout) if of_pairs else None
         self.max_frames = max_frames
-        self.pool, self.hear = class_pool(pool, (t1_encoder, t2_encoder))
+        self.pool, self.hear = class_pool(pool, (t1_encoder, t2_encoder if of_pairs else "plain"))
         self.pooled = pooled = ((2 if self.pool == "mean_max" else 1) + sum(self.hear)) * width
+        self.whole_body, self.tta = whole_body, tta
+        self.register_buffer("mirror", torch.tensor(skeleton.mirror), persistent=False)
         if head == "part":
             self.head: nn.Module = PartHead(
-                parts=parts, inputs=pooled, outputs=embedding_width, classes=num_class, classifier=classifier
-            )
+                parts=parts + whole_body, inputs=pooled, outputs=embedding_width, classes=num_class,
+                classifier=classifier,
+            )  # fmt: skip
         elif head == "concat":
-            self.head = ConcatHead(parts=parts, inputs=pooled, classes=num_class)
+            self.head = ConcatHead(parts=parts + whole_body, inputs=pooled, classes=num_class)
         else:
             raise ValueError(f"head must be part or concat, not {head!r}")
         self.contrast = GroupedLinear(groups=parts, inputs=pooled, outputs=contrast_width) if contrast_width else None
@@ -293,18 +213,38 @@ class BPMT(nn.Module):
         """Take the input statistics from training samples, once (see Streams.fit)."""
         self.t1.streams.fit(pose, mask)
 
-    def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
+    def fused(self, parts: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
+        """F (p, m, w, d), mask (m, w) -> C (p, m, w, d): what each part is, told by the others."""
+        if self.fuse is None:
+            return self.t2(parts, mask)
+        pairs = self.t2(parts, mask, *told)  # U (q, 2, m, w, d)
+        said = part_order(pairs, pairs=self.t2.pairs)  # (p, m, 4 w, d)
+        return self.fuse(parts, said, mask.repeat(1, 4))
+
+    def read(self, pose: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """What `forward` returns, of one pass."""
         windows = cut_windows(pose, mask, self.max_frames)
         told: list[Tensor] = []  # class tokens of the stages that are heard
         parts = self.t1(windows.pose, windows.mask, *[told] * self.hear[0])  # F (p, m, w, d)
-        pairs = self.t2(parts, windows.mask, *[told] * self.hear[1])  # U (q, 2, m, w, d)
-        said = _part_order(pairs, pairs=self.t2.pairs)  # (p, m, 4 w, d)
-        fused = self.fuse(parts, said, windows.mask.repeat(1, 4))  # C (p, m, w, d)
-        pooled = pool_windows(fused, windows, pose.shape[0], self.pool)
-        classes = classes_of_parts(told, windows, pose.shape[0], self.parts, self.t2.pairs)
-        pooled = torch.cat([pooled, *classes], 2) if classes else pooled
+        windows = windows._replace(mask=windows.mask[:, :: self.t1.patch])  # of tokens from here on
+        fused = self.fused(parts, windows.mask, *[told] * self.hear[1])
+        pooled = pool_windows(fused, windows, pose.shape[0], self.pool)  # (p, n, d)
+        if told:
+            pairs = self.t2.pairs if self.fuse is not None else []
+            pooled = torch.cat([pooled, *classes_of_parts(told, windows, pose.shape[0], self.parts, pairs)], 2)
         views = {} if self.contrast is None else {"views": F.normalize(self.contrast(pooled), dim=2).transpose(0, 1)}
+        if self.whole_body:
+            pooled = torch.cat([pooled, pooled.mean(0, keepdim=True)])  # a column of its own
         return self.head(pooled) | views
+
+    def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
+        if self.training or not self.tta:
+            return self.read(pose, mask)
+        turned = torch.cat([-pose[:, :, self.mirror, :1], pose[:, :, self.mirror, 1:]], -1)
+        both = self.read(torch.cat([pose, turned]), mask.repeat(2, 1))
+        out = {name: value.unflatten(0, (2, -1)) for name, value in both.items()}
+        embedding = F.normalize(out.pop("embedding"), dim=2).sum(0)
+        return {"embedding": embedding, **{name: value[0] for name, value in out.items()}}
 
 
 def encoder_sizes(

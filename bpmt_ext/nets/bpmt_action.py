@@ -72,6 +72,8 @@ class BPMTAction(BPMT):
         t1_encoder: str = "plain",
         t2_encoder: str = "plain",
         t1_fc: int = 0,
+        patch: int = 1,
+        norm_first: bool = False,
         pool: str = "mean",
         bodies: int = 1,
         head: str = "linear",
@@ -86,7 +88,8 @@ class BPMTAction(BPMT):
             layers=layers, feedforward=feedforward, dropout=dropout, attention_dropout=attention_dropout,
             attention=attention, max_frames=max_frames, position_start=position_start, share_t1=share_t1,
             share_t2=share_t2, share_cross=share_cross, t2_positions=t2_positions, freeze_t1=freeze_t1,
-            freeze_t2=freeze_t2, pool=pool, t1_encoder=t1_encoder, t2_encoder=t2_encoder, t1_fc=t1_fc, head="concat",
+            freeze_t2=freeze_t2, pool=pool, t1_encoder=t1_encoder, t2_encoder=t2_encoder, t1_fc=t1_fc, patch=patch,
+            norm_first=norm_first, head="concat",
         )  # fmt: skip
         self.bodies, self.takes = bodies, (bodies * skeleton.num_joints, self.t1.streams.needed)
         self.head = (

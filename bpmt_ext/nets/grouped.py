@@ -9,6 +9,8 @@ The layer equations are those of torch.nn.TransformerEncoderLayer (post-norm, Re
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,11 +138,14 @@ class GroupedCrossAttention(nn.Module):
 
 
 class GroupedEncoderLayer(nn.Module):
-    """x (g, n, t, d), mask (n, t) -> (g, n, t, d): self-attention, feed-forward, each with Add & Norm after it."""
+    """x (g, n, t, d), mask (n, t) -> (g, n, t, d): self-attention, feed-forward, each with Add & Norm after it.
+
+    norm_first: x + f(Norm(x)) in place of Norm(x + f(x)) (Xiong et al., ICML 2020); the sum itself is never normalised.
+    """
 
     def __init__(
         self, *, groups: int, width: int, heads: int, feedforward: int, dropout: float, attention_dropout: float,
-        attention: str = "sdpa",
+        attention: str = "sdpa", norm_first: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.attention = GroupedAttention(
@@ -150,44 +155,58 @@ class GroupedEncoderLayer(nn.Module):
         self.up = GroupedLinear(groups=groups, inputs=width, outputs=feedforward)
         self.down = GroupedLinear(groups=groups, inputs=feedforward, outputs=width)
         self.norm2 = GroupedLayerNorm(groups=groups, width=width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.norm_first = nn.Dropout(dropout), norm_first
+
+    def add(self, x: Tensor, norm: GroupedLayerNorm, block: Callable[[Tensor], Tensor]) -> Tensor:
+        """x with what `block` makes of it, normalised before or after."""
+        return x + self.dropout(block(norm(x))) if self.norm_first else norm(x + self.dropout(block(x)))
+
+    def feed(self, x: Tensor) -> Tensor:
+        return self.down(self.dropout(F.relu(self.up(x))))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.norm1(x + self.dropout(self.attention(x, mask=mask)))
-        hidden = self.down(self.dropout(F.relu(self.up(x))))
-        return self.norm2(x + self.dropout(hidden))
+        x = self.add(x, self.norm1, lambda x: self.attention(x, mask=mask))
+        return self.add(x, self.norm2, self.feed)
 
 
 class GroupedEncoder(nn.Module):
     """x (g, n, t, d), mask (n, t) True where real or None -> (g, n, t, d). No final norm (bpmt.md, section 2)."""
 
-    def __init__(
-        self,
-        *,
-        groups: int,
-        width: int,
-        heads: int,
-        layers: int,
-        feedforward: int,
-        dropout: float,
-        attention_dropout: float,
-        attention: str = "sdpa",
-    ) -> None:
+    layer: type[GroupedEncoderLayer] = GroupedEncoderLayer
+
+    def __init__(self, *, layers: int, **sizes: Any) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            GroupedEncoderLayer(
-                groups=groups,
-                width=width,
-                heads=heads,
-                feedforward=feedforward,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                attention=attention,
-            )
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(self.layer(**sizes) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         for layer in self.layers:
             x = layer(x, mask)
         return x
+
+
+class BodyLayer(GroupedEncoderLayer):
+    """x (p, n, t, d), mask (n, t) -> same: in every frame the parts attend to each other, then every part along time.
+
+    The attention between the parts, one for all frames, is all pairs of parts at once. The rest is an encoder layer
+    per part.
+    """
+
+    def __init__(self, *, groups: int, width: int, heads: int, **sizes: Any) -> None:
+        super().__init__(groups=groups, width=width, heads=heads, **sizes)
+        self.between = GroupedAttention(groups=1, width=width, heads=heads)
+        self.norm0 = GroupedLayerNorm(groups=groups, width=width)
+
+    def ask_parts(self, x: Tensor) -> Tensor:
+        """(p, n, t, d) -> same: each part's question, answered by all parts of its frame, itself among them."""
+        p, n, t, d = x.shape
+        frames = x.permute(1, 2, 0, 3).reshape(1, n * t, p, d)  # padded ones run along and reach no other
+        return self.between(frames).view(n, t, p, d).permute(2, 0, 1, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return super().forward(self.add(x, self.norm0, self.ask_parts), mask)
+
+
+class BodyEncoder(GroupedEncoder):
+    """x (p, n, t, d), mask (n, t) -> same: a stack of BodyLayers, one group a part."""
+
+    layer = BodyLayer

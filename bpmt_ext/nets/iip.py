@@ -231,11 +231,14 @@ def _plain_encoder(kind: str, attention: str, **sizes: float) -> nn.Module | Non
 
 
 def t1_encoder(
-    kind: str, *, groups: int, slots: Slots | None, join: bool = False, attention: str = "sdpa", **sizes: float
-) -> nn.Module:
+    kind: str, *, groups: int, slots: Slots | None, join: bool = False, attention: str = "sdpa",
+    norm_first: bool = False, **sizes: float,
+) -> nn.Module:  # fmt: skip
     """The encoder of a T1 of that kind. join: iip_full gives one feature a frame instead of one for each part."""
-    if (plain := _plain_encoder(kind, attention, groups=groups, **sizes)) is not None:
+    if (plain := _plain_encoder(kind, attention, groups=groups, norm_first=norm_first, **sizes)) is not None:
         return plain
+    if norm_first:
+        raise ValueError(f"norm_first is of the plain t1_encoder, not of {kind}")
     assert slots is not None
     if kind == "iip_part":
         return IIPEncoder(groups=groups, **sizes)

@@ -103,6 +103,21 @@ def pool_windows(x: Tensor, windows: Windows, sequences: int, how: str) -> Tenso
     return torch.cat(out, dim=-1)
 
 
+def cut_patches(x: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Streams x (n, t, s, c), mask (n, t) -> patches of `size` frames (n, t', s, size c), mask (n, t').
+
+    t' = ceil(t / size). A patch is real if its first frame is. Where a sequence ends inside one its last real frame is
+    repeated; what stands in the padding is not read. (Patches as in Dosovitskiy et al., ICLR 2021, along time alone.)
+    """
+    if size == 1:
+        return x, mask
+    n, t, s, c = x.shape
+    frame = torch.arange(-(-t // size) * size, device=x.device)  # (t' size,)
+    frame = torch.minimum(frame, (mask.sum(1, keepdim=True) - 1).clamp(min=0))  # (n, t' size)
+    x = x.gather(1, frame[:, :, None, None].expand(-1, -1, s, c))
+    return x.unflatten(1, (-1, size)).transpose(2, 3).flatten(3), mask[:, ::size]
+
+
 class Slots(nn.Module):
     """Where each joint of each part stands: slot i is joint `joint[i]` in part `part[i]`, place `place[i]` of it.
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpmt_ext.draws import Draws
-from bpmt_ext.nets.bpmt import PairEncoder, PartEncoder, encoder_sizes
+from bpmt_ext.nets.bpmt import PartEncoder, encoder_sizes
 from bpmt_ext.nets.embedders import fold_bodies, mean_of_bodies
 from bpmt_ext.nets.grouped import GroupedEncoderLayer, GroupedLinear
 from bpmt_ext.nets.layers import cut_windows, pool_windows, set_mode, set_trainable
@@ -30,34 +30,38 @@ from bpmt_ext.nets.objectives import (
     pooled_pairs,
     with_extras,
 )
+from bpmt_ext.nets.pairs import PairEncoder, t2_stage
 from bpmt_ext.skeletons import PART_NAMES, Skeleton
 
 _NOISE = 0.1  # of the dual encoder's noisy view
 
 
 class SlotDecoder(nn.Module):
-    """Encoded frames (g, n, t, d) -> coordinates (n, t, r, dims) of r rows: the mirror of the part embedding.
+    """Encoded tokens (g, n, t', d) -> coordinates (n, frames, r, dims) of r rows: the mirror of the part embedding.
 
-    Row i belongs to group `group[i]`, place `place[i]`. kind: `linear` (d -> 2 J_p), `mlp` (d -> d, ReLU, d -> 2 J_p).
+    Row i belongs to group `group[i]`, place `place[i]`. kind: `linear` (d -> 2 J_p), `mlp` (d -> d, ReLU, d -> 2 J_p),
+    for each of the `patch` frames of a token.
     """
 
     group: Tensor
     place: Tensor
 
-    def __init__(self, *, group: Tensor, place: Tensor, width: int, dims: int, kind: str) -> None:
+    def __init__(self, *, group: Tensor, place: Tensor, width: int, dims: int, patch: int, kind: str) -> None:
         super().__init__()
         if kind not in ("linear", "mlp"):
             raise ValueError(f"decoder must be linear or mlp, not {kind!r}")
         self.register_buffer("group", group, persistent=False)
         self.register_buffer("place", place, persistent=False)
+        self.patch = patch
         self.groups, self.most = int(group.max()) + 1, int(place.max()) + 1
         hidden = GroupedLinear(groups=self.groups, inputs=width, outputs=width)
         self.hidden = hidden if kind == "mlp" else None
         bound = width**-0.5
-        self.weight = nn.Parameter(torch.empty(len(group), width, dims).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(len(group), dims).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(len(group), width, patch * dims).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(len(group), patch * dims).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """frames: of the sequences, which may end before the last token does."""
         g, n, t, d = x.shape
         if self.hidden is not None:
             x = F.relu(self.hidden(x))
@@ -65,7 +69,8 @@ class SlotDecoder(nn.Module):
         weight = self.weight.new_zeros(g, self.most, d, self.weight.shape[-1]).index_put(at, self.weight)
         weight = weight.transpose(1, 2).reshape(g, d, -1)  # parts with fewer joints padded by zeros
         out = torch.bmm(x.reshape(g, n * t, d), weight).view(g, n, t, self.most, -1)
-        return out.movedim(3, 1)[at].permute(1, 2, 0, 3) + self.bias
+        out = out.movedim(3, 1)[at].permute(1, 2, 0, 3) + self.bias  # (n, t', r, patch dims)
+        return out.unflatten(3, (self.patch, -1)).transpose(2, 3).flatten(1, 2)[:, :frames]
 
 
 def part_losses(error: Tensor, weight: Tensor, group: Tensor, groups: int) -> Tensor:
@@ -76,7 +81,7 @@ def part_losses(error: Tensor, weight: Tensor, group: Tensor, groups: int) -> Te
 
 
 class Sample(NamedTuple):
-    """A step's windows: F (p, m, w, d) of what is not hidden, whole streams (m, w, s, c), target (m, w, s, dims), loss
+    """A step's windows: F (p, m, w', d) of what is not hidden, whole streams (m, w, s, c), target (m, w, s, dims), loss
     weight (m, w, s), mask (m, w), whose they are (m,), and which parts are fakes (m, p)."""
 
     features: Tensor
@@ -115,8 +120,8 @@ class _Pretraining(nn.Module):
             raise ValueError(f"bodies must be a number of at least 1, not {bodies!r}")
         self.t1, self.max_frames, self.confidence_weight, self.bodies = t1, max_frames, confidence_weight, bodies
         self.masking = Masking(
-            slots=t1.slots, width=t1.positions.shape[-1], mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
-            mask_value=mask_value,
+            slots=t1.slots, width=t1.positions.shape[-1], patch=t1.patch, mask=mask, mask_ratio=mask_ratio,
+            mask_block=mask_block, mask_value=mask_value,
         )  # fmt: skip
 
     def fit(self, pose: Tensor, mask: Tensor) -> None:
@@ -127,11 +132,16 @@ class _Pretraining(nn.Module):
         """Mean encoding of each part (n, d, p), nothing hidden: what an evaluator may look at after pretraining."""
         pose, mask = fold_bodies(pose, mask, self.bodies)
         windows = cut_windows(pose, mask, self.max_frames)
-        pooled = pool_windows(self.t1(windows.pose, windows.mask), windows, len(pose), "mean")
+        parts = self.t1(windows.pose, windows.mask)
+        pooled = pool_windows(parts, windows._replace(mask=self.tokens(windows.mask)), len(pose), "mean")
         return mean_of_bodies(pooled.permute(1, 2, 0), self.bodies)
 
+    def tokens(self, mask: Tensor) -> Tensor:
+        """mask (m, w) of frames -> (m, w') of T1's tokens."""
+        return mask[:, :: self.t1.patch]
+
     def features(self, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Streams (m, w, s, c), hidden (m, w, s), mask (m, w) -> part features F (p, m, w, d) of what is not hidden."""
+        """Streams (m, w, s, c), hidden (m, w, s), mask (m, w) -> features F (p, m, w', d) of what is not hidden."""
         return self.masking.encode(self.t1, streams, hidden, mask)
 
     def _hide(self, pose: Tensor, mask: Tensor, key: Tensor | None, fakes: RealOrFake | None = None) -> Sample:
@@ -186,6 +196,8 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         share_t1: bool = False,
         t1_encoder: str = "plain",
         t1_fc: int = 0,
+        patch: int = 1,
+        norm_first: bool = False,
         mask: str = "block",
         mask_ratio: float = 0.5,
         mask_block: int = 8,
@@ -199,7 +211,8 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
-            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, attention=attention, **sizes,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, patch=patch,
+            norm_first=norm_first, attention=attention, **sizes,
         )  # fmt: skip
         super().__init__(
             t1=t1, max_frames=max_frames, mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
@@ -210,7 +223,9 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         self.refill = None
         if self.masking.drop:
             layer = {name: value for name, value in sizes.items() if name != "layers"}
-            self.refill = GroupedEncoderLayer(groups=slots.parts, attention=attention, **layer)
+            self.refill = GroupedEncoderLayer(
+                groups=slots.parts, attention=attention, norm_first=norm_first, **layer
+            )
         self.dual = loss_weight("dual", dual)
         self.noise = _NOISE if dual else 0.0
         taught = target == "latent" or self.dual > 0
@@ -219,30 +234,31 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         self.decoder = None
         if target != "latent":
             given = {"group": slots.part, "place": slots.place, "width": width, "dims": skeleton.dims}
-            self.decoder = SlotDecoder(kind=decoder, **given)
+            self.decoder = SlotDecoder(patch=patch, kind=decoder, **given)
 
     def features(self, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """As in both stages; dropped frames ask those that were seen in one more layer, which ends with this stage."""
         features = super().features(streams, hidden, mask)
-        return features if self.refill is None else self.refill(features, mask)
+        return features if self.refill is None else self.refill(features, self.tokens(mask))
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, dict[str, Tensor] | Tensor]:
         seen, slots = self._hide(pose, mask, key), self.t1.slots
+        tokens = self.tokens(seen.mask)
         if self.teacher is not None:
             if self.training:
                 self.teacher.follow(self.t1)
             guess = self.predictor(seen.features)
-            apart = (guess - self.teacher(seen.streams, seen.mask)).square().mean(-1).permute(1, 2, 0)  # (m, w, p)
+            apart = (guess - self.teacher(seen.streams, seen.mask)).square().mean(-1).permute(1, 2, 0)  # (m, w', p)
             part = torch.arange(slots.parts, device=pose.device)
         if self.decoder is not None:
-            error = (self.decoder(seen.features) - seen.target).square().mean(-1)  # (m, w, s)
+            error = (self.decoder(seen.features, seen.mask.shape[1]) - seen.target).square().mean(-1)  # (m, w, s)
             losses = part_losses(error, seen.weight, slots.part, slots.parts)
         else:
-            hidden = torch.zeros_like(apart).index_add(2, slots.part, seen.weight) > 0  # of a frame's part, anything
+            hidden = torch.zeros_like(apart).index_add(2, slots.part, self.tokens(seen.weight)) > 0  # anything of it
             losses = part_losses(apart, hidden.to(apart.dtype), part, slots.parts)
         extras = {}
         if self.dual:
-            real = seen.mask[..., None].expand_as(apart).to(apart.dtype)
+            real = tokens[..., None].expand_as(apart).to(apart.dtype)
             extras["dual"] = (self.dual, part_losses(apart, real, part, slots.parts).mean())
         return with_extras(dict(zip(PART_NAMES, losses.unbind(), strict=True)), extras)
 
@@ -251,7 +267,8 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
     """Pose (n, t, v, c), mask (n, t) -> {losses: {pair: ()}}: stage 2, a masked autoencoder for each pair of parts.
 
     Both parts are masked independently, encoded by T1, joined by cross-attention and T2, and decoded in parallel:
-    L = (L_A + L_B) / 2. freeze_t1: `yes` (the thesis), `no`, `last_layer`. contrast: weight of a contrastive loss
+    L = (L_A + L_B) / 2. t2_encoder `body`: all parts at once, {losses: {part: ()}}. freeze_t1: `yes` (the thesis),
+    `no`, `last_layer`. contrast: weight of a contrastive loss
     between a sequence's pairs; fake: none, frames, parts or sides, with its weight. See objectives.py.
     """
 
@@ -278,6 +295,8 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         t1_encoder: str = "plain",
         t2_encoder: str = "plain",
         t1_fc: int = 0,
+        patch: int = 1,
+        norm_first: bool = False,
         mask: str = "block",
         mask_ratio: float = 0.5,
         mask_block: int = 8,
@@ -293,7 +312,8 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         t1 = PartEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
-            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, attention=attention, **sizes,
+            position_start=position_start, shared=share_t1, kind=t1_encoder, fc=t1_fc, patch=patch,
+            norm_first=norm_first, attention=attention, **sizes,
         )  # fmt: skip
         super().__init__(
             t1=t1, max_frames=max_frames, mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
@@ -301,22 +321,31 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
             bodies=bodies,
         )  # fmt: skip
         slots = t1.slots
-        self.t2 = PairEncoder(
-            parts=slots.parts, max_frames=max_frames, share_t2=share_t2, share_cross=share_cross,
-            positions=t2_positions, position_start=position_start, kind=t2_encoder, attention=attention, **sizes,
+        self.t2 = t2_stage(
+            t2_encoder, parts=slots.parts, max_frames=len(t1.positions[0]), share_t2=share_t2, share_cross=share_cross,
+            t2_positions=t2_positions, position_start=position_start, norm_first=norm_first, attention=attention,
+            **sizes,
         )  # fmt: skip
-        sides = torch.stack([self.t2.first, self.t2.second], dim=1).flatten()  # (2 q,) the part of each side
-        group, slot = (sides[:, None] == slots.part).nonzero(as_tuple=True)  # (r,) rows: the slots of every side
+        # (r,) rows: the slots of every side, whose parts are (2 q,), or (p,) where all pairs are one encoder's
+        group, slot = (self.t2.sides[:, None] == slots.part).nonzero(as_tuple=True)
         self.register_buffer("slot", slot, persistent=False)
-        self.decoder = SlotDecoder(group=group, place=slots.place[slot], width=width, dims=skeleton.dims, kind=decoder)
+        given = {"group": group, "place": slots.place[slot], "width": width, "dims": skeleton.dims}
+        self.decoder = SlotDecoder(patch=patch, kind=decoder, **given)
         self.contrast_weight, self.fake_weight = (
             loss_weight("contrast", contrast),
             loss_weight("fake_weight", fake_weight),
         )
-        pairs = {"first": self.t2.first, "second": self.t2.second, "width": width}
+        of_pairs = isinstance(self.t2, PairEncoder)
+        if not of_pairs and (self.contrast_weight or fake != "none"):
+            raise ValueError("contrast and fake compare pairs; t2_encoder body has none of its own")
         self.contrast = Contrast(pairs=len(self.t2.pairs), width=width) if self.contrast_weight else None
-        self.fakes = None if fake == "none" else RealOrFake(skeleton=skeleton, kind=fake, **pairs)
-        self.names = [f"{PART_NAMES[a]}+{PART_NAMES[b]}" for a, b in self.t2.pairs]
+        self.fakes = None
+        if fake != "none":
+            pairs = {"first": self.t2.first, "second": self.t2.second, "width": width}
+            self.fakes = RealOrFake(skeleton=skeleton, kind=fake, **pairs)
+        self.names = list(PART_NAMES)
+        if of_pairs:
+            self.names = [f"{PART_NAMES[a]}+{PART_NAMES[b]}" for a, b in self.t2.pairs]
         self.freeze_t1 = freeze_t1
         set_trainable(self.t1, freeze_t1, self.t1.encoder.layers[-1])
 
@@ -327,12 +356,15 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, dict[str, Tensor] | Tensor]:
         seen = self._hide(pose, mask, key, self.fakes)
-        sides = self.t2(seen.features, seen.mask).flatten(0, 1)  # U (2 q, m, w, d)
-        error = (self.decoder(sides) - seen.target[:, :, self.slot]).square().mean(-1)  # (m, w, r)
+        tokens = self.tokens(seen.mask)
+        sides = self.t2(seen.features, tokens)  # U (q, 2, m, w', d), or (p, m, w', d)
+        sides = sides.reshape(-1, *sides.shape[-3:])
+        guess = self.decoder(sides, seen.mask.shape[1])
+        error = (guess - seen.target[:, :, self.slot]).square().mean(-1)  # (m, w, r)
         losses = part_losses(error, seen.weight[:, :, self.slot], self.decoder.group, self.decoder.groups)
-        losses = losses.view(-1, 2).mean(1)  # (q,)
+        losses = losses.view(len(self.names), -1).mean(1)  # (q,) or (p,)
         extras = {}
-        pooled = pooled_pairs(sides, seen.mask) if self.contrast or self.fakes else None
+        pooled = pooled_pairs(sides, tokens) if self.contrast or self.fakes else None
         if self.contrast is not None:
             whole = ~seen.changed.any(1)
             extras["contrast"] = (self.contrast_weight, self.contrast(pooled[:, whole], seen.owner[whole]))

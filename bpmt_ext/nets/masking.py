@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bpmt_ext.draws import Draws
 from bpmt_ext.nets.bpmt import PartEncoder
-from bpmt_ext.nets.layers import Slots
+from bpmt_ext.nets.layers import Slots, cut_patches
 
 MASKS = ("none", "frame", "joint", "block", "tube")
 
@@ -46,16 +46,17 @@ def draw_hidden(mask: Tensor, unit_part: Tensor, draws: Draws, *, mode: str, rat
 
 
 class Masking(nn.Module):
-    """What is hidden of a sample and what stands for it: an embedded input (p, n, t, d) with holes.
+    """What is hidden of a sample and what stands for it: an embedded input (p, n, t', d) with holes.
 
     mask: none, frame, joint, block or tube; mask_value: `token` (a learned vector put in after the embedding), `zero`
     (the standardised input set to zero, its mean) or `drop`: the encoder does not get the hidden frames at all, a
     learned vector stands for them behind it (He et al., CVPR 2022). With `drop` the same frames are hidden of all
-    parts, so that a frame's parts stay together; mask is frame or block.
+    parts, so that a frame's parts stay together; mask is frame or block. Where `patch` frames make one token they are
+    hidden together; a block is rounded up to whole tokens.
     """
 
     def __init__(
-        self, *, slots: Slots, width: int, mask: str, mask_ratio: float, mask_block: int, mask_value: str
+        self, *, slots: Slots, width: int, patch: int, mask: str, mask_ratio: float, mask_block: int, mask_value: str
     ) -> None:
         super().__init__()
         if mask not in MASKS:
@@ -66,7 +67,8 @@ class Masking(nn.Module):
             raise ValueError(f"mask_value drop leaves out whole frames: mask must be frame or block, not {mask!r}")
         if not 0 < mask_ratio <= 0.95 or mask_block < 1:
             raise ValueError(f"mask_ratio must be in (0, 0.95] and mask_block at least 1: {mask_ratio}, {mask_block}")
-        self.slots, self.mode, self.ratio, self.block = slots, mask, mask_ratio, mask_block
+        self.slots, self.mode, self.ratio, self.patch = slots, mask, mask_ratio, patch
+        self.block = -(-mask_block // patch)
         self.drop, self.joints = mask_value == "drop", mask in ("joint", "tube")
         units = slots.count if self.joints else slots.parts
         with_token = mask != "none" and mask_value != "zero"
@@ -77,15 +79,19 @@ class Masking(nn.Module):
         parts = torch.arange(1 if self.drop else self.slots.parts, device=mask.device)
         unit_part = self.slots.part if self.joints else parts
         draws = Draws(key).split("masking")
-        hidden = draw_hidden(mask, unit_part, draws, mode=self.mode, ratio=self.ratio, block=self.block)
+        tokens = mask[:, :: self.patch]
+        hidden = draw_hidden(tokens, unit_part, draws, mode=self.mode, ratio=self.ratio, block=self.block)
+        hidden = hidden.repeat_interleave(self.patch, 1)[:, : mask.shape[1]] & mask[..., None]
         if self.drop:
             return hidden.expand(-1, -1, self.slots.count)
         return hidden if self.joints else hidden[:, :, self.slots.part]
 
     def encode(self, t1: PartEncoder, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Streams (n, t, s, c), hidden (n, t, s), mask (n, t) -> what T1 makes of the rest (p, n, t, d)."""
-        embedded = self.embed(t1, streams, hidden)
-        return self._encode_seen(t1, embedded, hidden[:, :, 0], mask) if self.drop else t1.encode(embedded, mask)
+        """Streams (n, t, s, c), hidden (n, t, s), mask (n, t) -> what T1 makes of the rest (p, n, t', d)."""
+        embedded, tokens = self.embed(t1, streams, hidden, mask), mask[:, :: self.patch]
+        if self.drop:
+            return self._encode_seen(t1, embedded, hidden[:, :: self.patch, 0], tokens)
+        return t1.encode(embedded, tokens)
 
     def _encode_seen(self, t1: PartEncoder, embedded: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """T1 over the frames that are seen, hidden (n, t); at the others their token and their position."""
@@ -102,11 +108,12 @@ class Masking(nn.Module):
         index = frame[None, ..., None].expand_as(told)
         return empty.scatter(2, index, torch.where(there[..., None], told, empty.gather(2, index)))
 
-    def embed(self, t1: PartEncoder, streams: Tensor, hidden: Tensor) -> Tensor:
-        """Streams (n, t, s, c), hidden (n, t, s) -> embedded (p, n, t, d) that holds nothing of what is hidden."""
-        if self.mode == "none":
-            return t1.embedding(streams)
-        embedded = t1.embedding(streams * t1.streams.visible(hidden))
+    def embed(self, t1: PartEncoder, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Streams (n, t, s, c), hidden (n, t, s), mask (n, t) -> embedded (p, n, t', d) that holds nothing hidden."""
+        if self.mode != "none":
+            streams = streams * t1.streams.visible(hidden)
+        embedded = t1.embedding(cut_patches(streams, mask, self.patch)[0])
+        hidden = hidden[:, :: self.patch]  # of tokens
         if self.token is None or self.drop:
             return embedded
         if getattr(t1.embedding, "joints", False):

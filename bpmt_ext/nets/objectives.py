@@ -82,8 +82,8 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, streams: Tensor, mask: Tensor) -> Tensor:
-        """Clean streams (n, t, s, c), mask (n, t) -> targets (p, n, t, d), of mean 0 and deviation 1 over d."""
-        features = self.net.encode(self.net.embedding(streams), mask)
+        """Clean streams (n, t, s, c), mask (n, t) -> targets (p, n, t', d), of mean 0 and deviation 1 over d."""
+        features = self.net.read(streams, mask)
         return F.layer_norm(features, features.shape[-1:])
 
 

@@ -111,7 +111,7 @@ def rebuilt(run: Run, sequences: SequenceSet) -> Rebuilt | str:
         pose, mask = windows.pose[:1], windows.mask[:1]
         streams = t1.streams(pose, mask)  # (1, t, s, c)
         hidden = network.masking.draw(mask, batch.key[:1])
-        guess = network.decoder(network.features(streams, hidden, mask))  # (1, t, s, dims)
+        guess = network.decoder(network.features(streams, hidden, mask), mask.shape[1])  # (1, t, s, dims)
         truth, weight = streams[..., :dims], hidden.float()
         wrong += part_losses((guess - truth).square().mean(-1), weight, t1.slots.part, parts)
         mean += part_losses(truth.square().mean(-1), weight, t1.slots.part, parts)
