@@ -60,7 +60,7 @@ def test_link_adds_its_files_and_unlink_takes_them_away(checkout: Path, capsys: 
     whole, first = config(checkout), config(checkout, "bpmt_gait3d_t1")
     assert whole["model_cfg"]["num_class"] == 3 and whole["model_cfg"]["width"] == 32  # this config's own option
     assert whole["model_cfg"]["stages"]["t1"].endswith("bpmt_gait3d_t1-00100.pt")
-    assert first["trainer_cfg"]["total_iter"] == 100 and first["model_cfg"]["width"] == 64
+    assert first["trainer_cfg"]["total_iter"] == 100 and first["model_cfg"]["width"] == 128
     for cfg in (whole, first):  # relative to where the host runs
         assert cfg["data_cfg"]["dataset_root"] == "pickles"
         assert cfg["data_cfg"]["dataset_partition"] == "datasets/Gait3D/Gait3D.json"
@@ -92,11 +92,11 @@ def test_linking_again_changes_nothing_or_what_is_asked(
     assert config(checkout)["evaluator_cfg"]["sampler"]["batch_size"] == 1  # as it was
     named = [f"configs/bpmt/bpmt_gait3d{stage}.yaml" for stage in ("", "_t1")]
     link(checkout, named, opts=[DATA, "model_cfg.width=32"])
-    assert config(checkout, "bpmt_gait3d_t1")["model_cfg"]["width"] == 64  # a stage, listed or not: t1. is for it
+    assert config(checkout, "bpmt_gait3d_t1")["model_cfg"]["width"] == 128  # a stage, listed or not: t1. is for it
     assert config(checkout)["model_cfg"]["width"] == 32 and (checkout / "configs/bpmt/mine.yaml").is_file()
     monkeypatch.chdir(checkout)
     link(Path("."), ["configs/bpmt/bpmt_gait3d.yaml"], opts=[DATA])  # ours, not the one linked before
-    assert config(checkout)["model_cfg"]["width"] == 64
+    assert config(checkout)["model_cfg"]["width"] == 128
     lists = Path("data/Gait3D/pickles/partition.json")
     lists.parent.mkdir(parents=True)
     lists.write_text(Path("datasets/Gait3D/Gait3D.json").read_text())
