@@ -18,7 +18,7 @@ from bpmt_ext.cli_export import add_export
 from bpmt_ext.cli_people import add_people
 from bpmt_ext.cli_pictures import add_pictures
 from bpmt_ext.cli_report import add_report
-from bpmt_ext.errors import UserError, printable, survive_names
+from bpmt_ext.errors import DISK_FULL, UserError, printable, survive_names
 
 if TYPE_CHECKING:
     from bpmt_ext.config import Settings
@@ -317,9 +317,13 @@ def guarded(name: str, handler: Callable[[argparse.Namespace], int], args: argpa
             print(f"{name}: {printable(line)}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None or isinstance(error, BrokenPipeError):
+        full = error.errno in DISK_FULL
+        if (error.filename is None and not full) or isinstance(error, BrokenPipeError):
             raise
-        path = printable(str(error.filename))
+        path = printable(str(error.filename or "a file"))
+        if full:
+            print(f"{name}: {path}: {error.strerror}; make room, then try again", file=sys.stderr)
+            return 2
         print(f"{name}: {path}: {error.strerror}; correct the path or its permissions", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

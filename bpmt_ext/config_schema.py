@@ -213,7 +213,7 @@ class TrainerConfig(Section):
         "if evaluator_cfg.restore_hint is best, else the last"
     )
     fix_BN: bool = _said(False, "Freeze all BatchNorm layers")
-    sync_BN: bool = _said(False, "BatchNorm over all processes; on CPUs each process has its own")
+    sync_BN: bool = _said(False, "BatchNorm statistics of all processes together")
     log_iter: Positive = _said(100, "Iterations between two lines of the log")
     save_iter: Positive = _said(2000, "Iterations between two checkpoints")
     save_name: Name = _said("tmp", "Name of the run; the last folder of the output path")

@@ -1,5 +1,9 @@
 """Bad input in, one clear sentence and exit status 2 out."""
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: no room, or none for this user or this file
+
 
 class UserError(Exception):
     """A fault the user can mend: the message names the file, key or number at fault and what to do.

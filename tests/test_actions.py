@@ -21,7 +21,7 @@ from bpmt_ext.data.samplers import build_sampler
 from bpmt_ext.data.sequences import Record, SequenceSet
 from bpmt_ext.engine.actions import check_classes
 from bpmt_ext.engine.fuse import fuse, read_predictions
-from bpmt_ext.engine.loop import Best
+from bpmt_ext.engine.progress import Best
 from bpmt_ext.engine.stages import load_data
 from bpmt_ext.engine.testing import save_arrays
 from bpmt_ext.errors import UserError

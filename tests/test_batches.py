@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from bpmt_ext.data import batches
 from bpmt_ext.data.batches import (
     Batch,
     CommonSampler,
@@ -355,6 +357,31 @@ def test_a_dying_worker_is_reported_with_its_cause(sequences: SequenceSet) -> No
     doomed = SequenceSet(sequences.records, reader=_Deadly())
     with pytest.raises(UserError, match=r"worker died while batch 0 .*killed by signal SIGKILL.*num_workers"):
         list(inference_loader(doomed, TEST, None, num_workers=1))
+
+
+class _Hanging(Reader):
+    def read(self, path: Path) -> np.ndarray:
+        time.sleep(4)
+        return super().read(path)
+
+
+def test_a_hanging_worker_is_reported(sequences: SequenceSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "PATIENCE", 1)
+    hanging = SequenceSet(sequences.records, reader=_Hanging())
+    with pytest.raises(UserError, match=r"no batch 0 within 1 seconds; .*data_cfg.dataset_root"):
+        list(inference_loader(hanging, TEST, None, num_workers=1))
+
+
+def test_padding_does_not_depend_on_the_number_of_processes(sequences: SequenceSet) -> None:
+    """In training the statistics of a network see it."""
+    cfg = {**TRAIN, "sample_type": "unfixed_ordered", "frames_num_min": 3, "frames_num_max": 12}
+    (one,) = train_loader(sequences, cfg, None, seed=1, start=4, stop=5)
+    shares = [next(iter(train_loader(sequences, cfg, None, seed=1, start=4, stop=5, rank=r, world_size=3)))
+              for r in range(3)]  # fmt: skip
+    own = [share.mask.sum(1).max() for share in shares]
+    assert min(own) < max(own) == one.mask.shape[1]  # one of them would have padded less
+    for rank, share in enumerate(shares):
+        assert torch.equal(share.mask, one.mask[rank::3]) and torch.equal(share.pose, one.pose[rank::3])
 
 
 @pytest.mark.parametrize(("changes", "options", "message"), [

@@ -213,6 +213,28 @@ def test_a_lock_that_is_held_is_told_in_bounded_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_lock_that_is_taken_away_stops_the_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that both believe to hold it would sweep away each other's new shards."""
+    whole = filled(tmp_path, 2, 1)
+    state, store = everything(whole), Gallery._store
+
+    def robbed(self: Gallery, *args: object) -> object:
+        (tmp_path / "lock").unlink()
+        with files.locked(tmp_path, patience=0.1):  # another process can have it now
+            return store(self, *args)
+
+    one = np.ones((1, *SHAPE), np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(Gallery, "_store", robbed)
+        for change in (lambda: whole.add(entries("new", 1), one), lambda: whole.keep_strangers(one, 1)):
+            with pytest.raises(UserError, match="lock: was taken away .* nothing was changed, try again"):
+                change()
+    found = everything(Gallery.open(tmp_path))
+    assert found[0] == state[0] and np.array_equal(found[1], state[1])
+    whole.add(entries("new", 1), one)
+    assert len(everything(Gallery.open(tmp_path))[0]) == len(state[0]) + 1
+
+
 def damage(path: Path, change) -> None:
     value = json.loads(path.read_text())
     change(value)

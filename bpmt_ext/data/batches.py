@@ -39,6 +39,7 @@ __all__ = [
     "TripletSampler", "inference_loader", "train_loader", "transformed",
 ]  # fmt: skip
 
+PATIENCE = 600  # seconds that a batch may take its workers before they count as hanging
 SAMPLE_TYPES = tuple(f"{kind}_{order}" for kind in ("fixed", "unfixed", "all")
                      for order in ("ordered", "unordered", "allordered"))
 
@@ -108,15 +109,25 @@ class FrameSelection:
         self.skip = count(frames_skip_num, f"{where}.frames_skip_num", 0)
         self.limit = None if frames_all_limit is None else count(frames_all_limit, f"{where}.frames_all_limit")
 
-    def select(self, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """lengths (n,) int64 -> frame numbers (n, t) int64 and mask (n, t); beyond its end a row repeats its last."""
+    def _count(self, draws: Draws) -> Tensor:
+        """(n,) how many frames of each sequence, where its length does not say it."""
+        return self.low + draws.split("count").integers(self.high - self.low + 1)
+
+    def select(self, lengths: Tensor, draws: Draws, company: Draws | None = None) -> tuple[Tensor, Tensor]:
+        """lengths (n,) int64 -> frame numbers (n, t) int64 and mask (n, t); beyond its end a row repeats its last.
+
+        company: draws of a larger batch that these sequences are a share of. t is then that batch's: padding, which the
+        statistics of some networks see in training, is the same on however many processes. (`all`: the share's own.)
+        """
+        width = 0
         if self.kind == "all":
             count = lengths if self.limit is None else lengths.clamp(max=self.limit)
             index = torch.arange(int(count.max())).expand(len(lengths), -1)
         else:
-            count = self.low + draws.split("count").integers(self.high - self.low + 1)
+            count = self._count(draws)
             index = (self._ordered if self.order == "ordered" else self._unordered)(lengths, count, draws)
-        position = torch.arange(index.shape[1])
+            width = 0 if company is None else int(self._count(company).max())
+        position = torch.arange(max(index.shape[1], width))
         last = (count - 1)[:, None]
         return index.gather(1, torch.minimum(position, last)), position <= last
 
@@ -186,15 +197,19 @@ class _Batches(Dataset):
         positions = torch.arange(self.rank, len(whole), self.world_size)
         # In a test a sequence's key depends on nothing but itself, so that the batch size changes no result.
         draws = Draws.at(self.seed, 0, index) if self.by_index else Draws.at(self.seed, iteration, positions)
+        company = None
+        if self.world_size > 1 and not self.by_index:
+            company = Draws.at(self.seed, iteration, range(len(whole))).split("frames")
         picked = [int(i) for i in index]
         arrays = [self.sequences.read(i) for i in picked]
-        pose, mask = self._gather(index, arrays, draws.split("frames"))
+        pose, mask = self._gather(index, arrays, draws.split("frames"), company)
         told = self.sequences
         types, views, names = (tuple(column[i] for i in picked) for column in (told.types, told.views, told.names))
         label, index_ = torch.from_numpy(told.labels[index]), torch.tensor(picked)
         return transformed(Batch(pose, mask, label, types, views, names, index_, draws.keys), self.transform)
 
-    def _gather(self, index: np.ndarray, arrays: list[np.ndarray], draws: Draws) -> tuple[Tensor, Tensor]:
+    def _gather(self, index: np.ndarray, arrays: list[np.ndarray], draws: Draws, company: Draws | None
+                ) -> tuple[Tensor, Tensor]:
         """The selected frames (n, t, v, c), of silhouettes (n, t, h, w) uint8, and their mask (n, t)."""
         shape = arrays[0].shape[1:]
         for i, array in zip(index, arrays, strict=True):
@@ -203,7 +218,7 @@ class _Batches(Dataset):
                 what = "(rows, columns)" if array.dtype == np.uint8 else "(joints, channels)"
                 raise UserError(f"{first} has {what} {shape}, {other} has {array.shape[1:]}; "
                                 "convert all sequences of a data set in one way")
-        frames, mask = self.frames.select(torch.tensor([len(a) for a in arrays]), draws)
+        frames, mask = self.frames.select(torch.tensor([len(a) for a in arrays]), draws, company)
         pose = torch.from_numpy(np.empty((*frames.shape, *shape), arrays[0].dtype))
         for array, rows, out in zip(arrays, frames.numpy(), pose.numpy(), strict=True):
             np.take(array, rows, axis=0, out=out, mode="clip")  # clip writes straight into `out`
@@ -233,7 +248,7 @@ class Loader:
         self.batches, self.iterations, self.device, self.transform = batches, iterations, device, transform
         self.loader: DataLoader[Any] = DataLoader(
             batches, batch_size=None, sampler=iterations, num_workers=num_workers, collate_fn=_whole,
-            pin_memory=pin_memory, persistent_workers=num_workers > 0,
+            pin_memory=pin_memory, persistent_workers=num_workers > 0, timeout=PATIENCE if num_workers else 0,
             generator=torch.Generator(),  # else every pass would draw from torch's global one
             # A forked worker starts at once and shares what is cached; where forking is unsafe, the platform's own way.
             multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None)
@@ -247,6 +262,9 @@ class Loader:
             try:
                 batch = next(stream)
             except RuntimeError as error:
+                if str(error).startswith("DataLoader timed out"):
+                    raise UserError(f"the loader workers gave no batch {iteration} within {PATIENCE} seconds; look "
+                                    "after the disk of data_cfg.dataset_root, then start again") from error
                 if not str(error).startswith("DataLoader worker (pid"):
                     raise  # a defect inside a worker, with the worker's traceback
                 raise UserError(f"a loader worker died while batch {iteration} was due ({_cause(stream, error)}), "

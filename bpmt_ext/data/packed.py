@@ -133,6 +133,8 @@ def _build(folder: Path, root: Path, stamp: str, paths: Sequence[Path], state: M
     _LOG.info("packing %d sequences into %s", len(paths), folder)
     unfinished, rows, kind, offset = folder / f".{DATA}.{os.getpid()}.tmp", [], None, 0
     (folder / MANIFEST).unlink(missing_ok=True)  # from here on there is no pack until the new one is whole
+    for left in folder.glob(f".{DATA}.*.tmp"):  # of builds that were killed: each is as large as the data
+        left.unlink(missing_ok=True)
     try:
         with open(unfinished, "wb") as file:
             for path in paths:

@@ -8,12 +8,11 @@ Weights alone (`.safetensors`, as engine/zoo.py writes them) are read too.
 
 from __future__ import annotations
 
-import os
 import re
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -24,25 +23,40 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from bpmt_ext.engine.logs import log
+from bpmt_ext.engine.logs import log, written_whole
 from bpmt_ext.errors import UserError
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with written_whole(path) as file:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a full disk, as torch tells it
+    except RuntimeError as error:  # a full disk, as torch tells it
         raise UserError(f"{path}: cannot be written ({_first(error)}); make room, then run again") from error
-    finally:
-        with suppress(OSError):  # as where a file stands in the place of its folder: told already
-            temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """UserError if no checkpoint could be written into this folder, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = "correct its permissions, or make room"
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); {remedy}") from error
+
+
+def set_aside(folder: Path, save_name: str, iteration: int, but: Path) -> None:
+    """Rename the checkpoints beyond an iteration at which a training begins anew, and a best one that is of those: in
+    a killed run's folder they would be taken for its own. The file `but` keeps its name."""
+    later = [checkpoint_path(folder, save_name, k) for k in find_iterations(folder, save_name) if k > iteration]
+    best = checkpoint_path(folder, save_name, "best")
+    if best.is_file() and (not iteration or (later and load_checkpoint(best).get("iteration", 0) > iteration)):
+        later.append(best)
+    renamed = [path.replace(path.with_name(f"old-{path.name}")) for path in later if path != but]
+    if renamed:
+        log.info("%s: %d checkpoints of an earlier training are now named old-*", folder, len(renamed))
 
 
 def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:

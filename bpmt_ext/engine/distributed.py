@@ -17,7 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bpmt_ext.engine.failures import explanation
 from bpmt_ext.errors import UserError
+
+PATIENCE = 10.0  # minutes that a process waits for its peers before it counts them as lost
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,12 @@ class World:
 
 
 @contextmanager
-def world(timeout_minutes: float = 30) -> Iterator[World]:
-    """Join the process group if torchrun started several processes, leave it at the end."""
+def world(patience: float = PATIENCE) -> Iterator[World]:
+    """Join the process group if torchrun started several processes, leave it at the end.
+
+    What stops a run from outside, a lost or hanging peer among it (one that answers nothing for `patience` minutes), is
+    raised as the UserError that says so.
+    """
     try:
         rank, size, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     except ValueError as error:
@@ -99,13 +106,26 @@ def world(timeout_minutes: float = 30) -> Iterator[World]:
     if gpu:
         torch.cuda.set_device(device)
     if size == 1:
-        yield World(0, 1, device)
+        with _explained(0, 1):
+            yield World(0, 1, device)
         return
     try:
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=patience))
     except (ValueError, RuntimeError) as error:  # RuntimeError: what torch raises for the network's own faults
         raise UserError(f"{size} processes cannot meet ({str(error).splitlines()[0]}); start with torchrun") from error
     try:
-        yield World(rank, size, device)
+        with _explained(rank, size):
+            yield World(rank, size, device)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _explained(rank: int, size: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError, MemoryError) as error:
+        told = explanation(error, rank, size)
+        if told is None:
+            raise
+        raise UserError(told) from error

@@ -63,7 +63,7 @@ def validate(run: Run) -> dict[str, float]:
 @torch.no_grad()
 def _accuracy(run: Run, sequences: SequenceSet) -> dict[str, float]:
     """Percent of sequences whose identity is the largest mean of the parts' logits; nothing without a classifier."""
-    world, right, count = run.world, 0, 0
+    world, right, count, classifies = run.world, 0, 0, True
     sampler = run.settings.evaluator_cfg.sampler.model_dump()
     loader = inference_loader(
         sequences, sampler, run.test_transform, rank=world.rank, world_size=world.size, device=transform_device(run)
@@ -71,12 +71,15 @@ def _accuracy(run: Run, sequences: SequenceSet) -> dict[str, float]:
     for batch in loader:
         batch = batch.to(world.device)
         logits = run.network(batch.pose, batch.mask).get("logits")
-        if logits is None:
-            return {}
+        if logits is None:  # told to the others below: one of them may have no batch, and not know
+            classifies = False
+            break
         right += int((logits.mean(2).argmax(1) == batch.label).sum())
         count += len(batch)
-    everyone = world.gather_objects((right, count))
-    return {"accuracy": 100 * sum(r for r, _ in everyone) / sum(c for _, c in everyone)}
+    everyone = world.gather_objects((right, count, classifies))
+    if not all(c for _, _, c in everyone):
+        return {}
+    return {"accuracy": 100 * sum(r for r, _, _ in everyone) / sum(c for _, c, _ in everyone)}
 
 
 @torch.no_grad()

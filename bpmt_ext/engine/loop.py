@@ -6,7 +6,6 @@ is seeded anew from (seed, iteration, rank) before every step: a resumed run the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,10 +24,10 @@ from bpmt_ext.engine.checkpoint import (
     load_checkpoint,
     load_weights,
     save_checkpoint,
+    set_aside,
 )
-from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.inference import validate
-from bpmt_ext.engine.logs import Journal, log
+from bpmt_ext.engine.logs import Journal, log, sole
 from bpmt_ext.engine.parts import (
     Run,
     autocast,
@@ -40,76 +39,9 @@ from bpmt_ext.engine.parts import (
     warn_of_changes,
 )
 from bpmt_ext.engine.preparation import fit_inputs, release_idle
+from bpmt_ext.engine.progress import Best, Tracker
 from bpmt_ext.engine.solvers import build_solver, check_solver
 from bpmt_ext.errors import UserError
-
-
-class Tracker:
-    """Running means of figures between two log lines. Its state is in the checkpoint: a resumed run logs the same."""
-
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        state = state or {"count": 0, "sums": {}}
-        self.count: int = state["count"]
-        self.sums: dict[str, Tensor] = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["sums"].items()}
-        self.losses: list[Tensor] = []
-
-    def add(self, figures: Mapping[str, Tensor]) -> None:
-        self.count += 1
-        self.losses.append(figures["loss"])
-        for name, value in figures.items():
-            value = value.detach().double()
-            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
-
-    def check(self, iteration: int, world: World) -> None:
-        """Stop at the first loss that is not finite, on all processes. Called where the numbers are read anyway: no
-        extra wait on a GPU."""
-        if not self.losses:
-            return
-        finite = world.everywhere(torch.isfinite(torch.stack(self.losses))).tolist()
-        if not all(finite):
-            raise UserError(
-                f"the loss is not finite at iteration {iteration - len(finite) + 1 + finite.index(False)}; "
-                "lower optimizer_cfg.lr, or set trainer_cfg.clip_grad or trainer_cfg.precision: off"
-            )
-        self.losses.clear()
-
-    def state(self, world: World) -> dict[str, Any]:
-        """What a checkpoint holds: the sums as their mean over processes."""
-        total = world.mean(torch.stack([value.to(world.device) for value in self.sums.values()])) if self.sums else ()
-        return {"count": self.count, "sums": {k: float(v) for k, v in zip(self.sums, total, strict=True)}}
-
-    def means(self, world: World) -> dict[str, float]:
-        """The means since the last call, over processes too."""
-        out = {name: value / self.count for name, value in self.state(world)["sums"].items()}
-        self.count, self.sums = 0, {}
-        return out
-
-
-class Best:
-    """The best validation so far: lowest loss in pretraining, highest top1 in recognition, highest mAP in other
-    finetuning. The earlier one wins a tie."""
-
-    def __init__(self, key: str, state: Mapping[str, Any] | None = None) -> None:
-        self.key, self.sign = key, 1 if key == "loss" else -1
-        self.figures: dict[str, float] = dict(state["figures"]) if state else {}
-        self.iteration: int = state["iteration"] if state else 0
-
-    def improved(self, figures: Mapping[str, float], iteration: int) -> bool:
-        """Take the new figures if they are better; one that is not finite never is."""
-        if not math.isfinite(figures[self.key]):
-            return False
-        if self.figures and self.sign * figures[self.key] >= self.sign * self.figures[self.key]:
-            return False
-        self.figures, self.iteration = dict(figures), iteration
-        return True
-
-    def show(self) -> dict[str, str]:
-        """What the progress bar says of it."""
-        names = ("loss",) if self.key == "loss" else ("Rank-1", "mAP", "top1")
-        return {f"best {name}": f"{self.figures[name]:.4g}" for name in names if name in self.figures}
-
-    def state(self) -> dict[str, Any]:
-        return {"figures": self.figures, "iteration": self.iteration}
 
 
 def build_loader(run: Run, start: int) -> Loader:
@@ -159,8 +91,6 @@ class Trainer:
         fit_inputs(run)
         self.model: nn.Module = run.network
         if world.size > 1:
-            if self.config.sync_BN and world.main and world.device.type != "cuda":
-                log.info("trainer_cfg.sync_BN needs GPUs: here every process has BatchNorm statistics of its own")
             release_idle(run)
             devices = [world.device] if world.device.type == "cuda" else None
             self.model = DistributedDataParallel(run.network, devices)
@@ -201,6 +131,7 @@ class Trainer:
         """Write a checkpoint in the main process; the others wait, so that nobody runs ahead of a failed write."""
         self.tracker.check(self.iteration, self.run.world)
         tracker = self.tracker.state(self.run.world)
+        self.tracker = Tracker(tracker)  # as a resumed run would have it: sums over processes round as they are added
         if self.run.world.main:
             engine = {
                 "best": self.best.state(),
@@ -273,6 +204,20 @@ class Trainer:
             log.info("%s: continuing from %s", self.run.settings.model_cfg.model, path.name)
 
 
+    def begin(self) -> None:
+        """Make sure that all processes begin at one place, and that no checkpoint of an earlier training that is begun
+        anew can be taken for one of this."""
+        t = self.config
+        found = self.run.world.gather_objects(f"{t.save_name} at iteration {self.iteration}")
+        if len(set(found)) > 1:
+            raise UserError(
+                f"{self.run.checkpoints}: the processes see different checkpoints and would begin with "
+                f"{', '.join(found)}; let all of them use one folder, on a disk that they share"
+            )
+        if self.run.world.main and t.restore_hint != "auto":
+            set_aside(self.run.checkpoints, t.save_name, self.iteration, but=Path(str(t.restore_hint)))
+
+
 def _same_kind(target: object, own: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
     """ValueError if a loaded state lacks what this class keeps; torch would only miss it at the next step. Names with
     an underscore come and go with torch's version."""
@@ -283,12 +228,20 @@ def _same_kind(target: object, own: Mapping[str, Any], loaded: Mapping[str, Any]
 
 def train(run: Run) -> dict[str, float]:
     """Train to total_iter from wherever `restore_hint` says; returns the best validation figures, empty without any."""
+    with sole(run.folder) if run.world.main else nullcontext():
+        return _train(run)
+
+
+def _train(run: Run) -> dict[str, float]:
     t, world, trainer = run.settings.trainer_cfg, run.world, Trainer(run)
+    trainer.begin()
     loader = build_loader(run, trainer.iteration)
     name = f"{run.settings.model_cfg.model:8}"
     span = {"initial": trainer.iteration, "total": t.total_iter}
-    bar = tqdm(**span, desc=name, unit="it", disable=not world.main, mininterval=1)
-    with Journal(run.folder, start=trainer.iteration, active=world.main) as journal, bar:
+    with (
+        Journal(run.folder, start=trainer.iteration, active=world.main) as journal,
+        tqdm(**span, desc=name, unit="it", disable=not world.main, mininterval=1) as bar,
+    ):
         for batch in loader:
             trainer.tracker.add(trainer.step(batch.to(world.device, non_blocking=True)))
             iteration = trainer.iteration
@@ -303,10 +256,13 @@ def train(run: Run) -> dict[str, float]:
                 trainer.tracker.check(iteration, world)
                 world.from_main(run.network.buffers())  # BatchNorm's statistics are each process's own
                 figures = validation_figures(run) if trainer.best.key == "top1" else validate(run)
+                figures = world.gather_objects(figures)[0]  # machines may round differently, and must agree on `best`
                 journal.write(iteration, "validation", figures)
                 if trainer.best.improved(figures, iteration):
                     trainer.save("best")
                 bar.set_postfix(**trainer.best.show())
+            if last:  # before the checkpoint that says that this stage is done and is not to be entered again
+                journal.draw()
             if last or iteration % t.save_iter == 0:
                 trainer.save(iteration)
     return trainer.best.figures

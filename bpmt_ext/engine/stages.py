@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from bpmt_ext.config import Settings, load_settings, suggestion
 from bpmt_ext.data.sequences import Splits, load_splits
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.engine.actions import action_counts, check_classes
+from bpmt_ext.engine.batchnorm import gather_statistics
 from bpmt_ext.engine.checkpoint import (
+    check_writable,
     checkpoint_path,
     find_iterations,
     load_checkpoint,
@@ -130,8 +130,8 @@ def build_run(
     classes = len(splits.train.label_set) if classes is None else classes
     network = build_network(name, arguments, skeleton=skeleton, classes=classes, where=settings.where("model_cfg"))
     check_modality(settings, network)
-    if settings.trainer_cfg.sync_BN and world.size > 1 and world.device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if settings.trainer_cfg.sync_BN and world.size > 1:
+        network = gather_statistics(network, world.device)
     return Run(
         settings=settings,
         method=method,
@@ -245,6 +245,8 @@ def train_config(
     check_channels(run, splits.train)
     for section in ("trainer_cfg", "evaluator_cfg"):  # a test that cannot run is told before the training
         check_input(run, splits.train, section)
+    if world.main:  # as is a folder that takes no checkpoint
+        check_writable(run.checkpoints)
     stages = earlier_stages(settings, world, output, opts, root, trust)
     for name, path in stages:
         weights = load_checkpoint(path, trust)["model"]

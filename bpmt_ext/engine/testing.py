@@ -17,7 +17,7 @@ from bpmt_ext.engine.actions import action_results
 from bpmt_ext.engine.checkpoint import checkpoint_path, load_checkpoint, load_weights, weights_hash
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.inference import embed
-from bpmt_ext.engine.logs import log, write_json, write_text
+from bpmt_ext.engine.logs import log, write_json, write_text, written_whole
 from bpmt_ext.engine.parts import Run, classifies
 from bpmt_ext.engine.preparation import check_channels, check_input
 from bpmt_ext.engine.stages import build_run, check_protocol, load_data, protocol_rule, run_folder
@@ -151,7 +151,5 @@ def _recognised(run: Run, iteration: int) -> Scored:
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an .npz whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(temporary, **arrays)
-    temporary.replace(path)
+    with written_whole(path) as file:
+        np.savez(file, **arrays)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from bpmt_ext.claims import claim
+from bpmt_ext.claims import holds, patient_claim
 from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
 
@@ -49,31 +49,37 @@ def _dead(owner: str) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class Lock:
+    """The right to change a gallery: its lock file and the descriptor that has it locked."""
+
+    path: Path
+    descriptor: int
+
+    def check(self) -> None:
+        """UserError if somebody took the lock file away: another process may be changing the gallery as well."""
+        if not holds(self.path, self.descriptor):
+            raise UserError(f"{self.path}: was taken away while the gallery was being changed; nothing was changed, "
+                            "try again")  # fmt: skip
+
+
 @contextmanager
-def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def locked(folder: Path, patience: float = PATIENCE) -> Iterator[Lock]:
     """The right to change the gallery, for one process at a time. UserError if another one keeps it too long.
 
     The lock is the system's and ends with its process; one that was cut off is noticed by the name it left.
     """
-    path, start, owner = folder / LOCK, time.monotonic(), ""
-    while True:
-        try:
-            owner = path.read_text("utf-8", "replace")[:200].strip()
-        except OSError:
-            owner = ""
-        with claim(path) as descriptor:
-            if descriptor is not None:
-                if owner and _dead(owner):
-                    log.warning("%s: the last change, by %s, was cut off; what it left over is taken away", path, owner)
-                try:
-                    yield
-                finally:
-                    os.ftruncate(descriptor, 0)
-                return
-        if time.monotonic() - start > patience:
+    path = folder / LOCK
+    with patient_claim(path, patience) as (descriptor, owner):
+        if descriptor is None:
             raise UserError(f"{path}: {owner or 'another process'} has been changing this gallery for more than "
                             f"{patience:.0f} seconds; let it finish or end it, then try again")  # fmt: skip
-        time.sleep(0.02)
+        if owner and _dead(owner):
+            log.warning("%s: the last change, by %s, was cut off; what it left over is taken away", path, owner)
+        try:
+            yield Lock(path, descriptor)
+        finally:
+            os.ftruncate(descriptor, 0)
 
 
 def temporary(path: Path) -> bool:

@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 
 from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
-from bpmt_ext.identify.files import LOCK, locked, temporary, write_whole
+from bpmt_ext.identify.files import LOCK, Lock, locked, temporary, write_whole
 from bpmt_ext.jsonfiles import read_json
 
 KIND, FORMAT = "bpmt gallery", 1
@@ -103,7 +103,7 @@ class Gallery:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from error
-        with locked(folder):
+        with locked(folder) as lock:
             if not cls.exists(folder):
                 for name in (MODEL, SHARDS):
                     (folder / name).mkdir(mode=0o700, exist_ok=True)
@@ -112,6 +112,7 @@ class Gallery:
                 sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
                 index = {"kind": KIND, "format": FORMAT, "model": {**facts, "files": sums}, "revision": _fresh(),
                          "shards": [], "strangers": None}  # fmt: skip
+                lock.check()
                 write_whole(folder / INDEX, _json(index))
             return cls(folder)
 
@@ -239,7 +240,8 @@ class Gallery:
         write_whole(stem.with_suffix(".json"), _json({"crc32": zlib.crc32(embeddings.data), "entries": rows}))
         return shard
 
-    def _commit(self, shards: list[dict[str, Any]], strangers: dict[str, Any] | None) -> None:
+    def _commit(self, shards: list[dict[str, Any]], strangers: dict[str, Any] | None, lock: Lock) -> None:
+        lock.check()
         (self.folder / CALIBRATION).unlink(missing_ok=True)  # its values were those of the state before
         index = {"kind": KIND, "format": FORMAT, "model": self.facts, "revision": _fresh(), "shards": shards,
                  "strangers": strangers}  # fmt: skip
@@ -262,7 +264,7 @@ class Gallery:
         """Enroll walks: embeddings (m, d, p). What other processes enroll at the same time stays."""
         if embeddings.shape != (len(entries), *self.shape) or not len(entries):
             raise ValueError(f"{len(entries)} entries of {self.shape}, embeddings {embeddings.shape}")
-        with locked(self.folder):
+        with locked(self.folder) as lock:
             self.reload()
             shards, new, values = list(self.shards), list(entries), [embeddings]
             # the last shards are merged while they are no larger: each entry moves a logarithmic number of times
@@ -272,11 +274,11 @@ class Gallery:
             whole = np.concatenate(values)
             for at in range(0, len(new), SHARD_ENTRIES):
                 shards.append(self._store(new[at : at + SHARD_ENTRIES], whole[at : at + SHARD_ENTRIES]))
-            self._commit(shards, self.strangers)
+            self._commit(shards, self.strangers, lock)
 
     def remove(self, name: str) -> int:
         """Delete a person; returns how many entries went. UserError if nobody has that name."""
-        with locked(self.folder):
+        with locked(self.folder) as lock:
             self.reload()
             shards, gone = [], 0
             for shard in self.shards:
@@ -293,21 +295,22 @@ class Gallery:
                 self._sweep()
                 raise UserError(f"{self.folder}: nobody is enrolled as {name!r}; bpmt gallery --gallery {self.folder} "
                                 "lists the names")  # fmt: skip
-            self._commit(shards, self.strangers)
+            self._commit(shards, self.strangers, lock)
             return gone
 
     def keep_strangers(self, embeddings: np.ndarray, people: int) -> None:
         """Keep walks of people who are not enrolled, without names, to measure false accepts with."""
-        with locked(self.folder):
+        with locked(self.folder) as lock:
             self.reload()
             kept = self._store([Entry("", "", "", 0, "")] * len(embeddings), embeddings)
-            self._commit(list(self.shards), {**kept, "people": people})
+            self._commit(list(self.shards), {**kept, "people": people}, lock)
 
     def keep_calibration(self, values: Mapping[str, Any], revision: str) -> None:
         """Write calibration.json, unless the gallery has changed since that revision or cannot be written."""
         try:
-            with locked(self.folder):
+            with locked(self.folder) as lock:
                 if read_json(self.folder / INDEX).get("revision") == revision:
+                    lock.check()
                     write_whole(self.folder / CALIBRATION, _json({**values, "revision": revision}))
         except (UserError, OSError) as error:  # a gallery that may only be read is measured anew each time
             log.warning("%s: the calibration is not kept (%s)", self.folder, error)
