@@ -13,7 +13,7 @@ import pytest
 from fuzz_commands import commands, inside
 from fuzz_entries import converters
 from fuzzing import Entry, Tally, Tree, fuzz, write_tree
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bpmt_ext.cli import main
@@ -140,6 +140,7 @@ def test_any_settings_are_settings_or_a_fault(values: dict[str, Any], options: l
 
 @settings(max_examples=300, deadline=None)
 @given(value=nests(plain | st.lists(st.floats(), min_size=51, max_size=51), words))
+@example(value=[{"keypoints": [0.0, 1.0, 1.0, 0.0, 1e160, 1.0] + [0.0] * 45}])  # whose box has no area in float64
 def test_any_json_is_frames_or_a_fault(value: Any) -> None:
     try:
         single_person(all_frames(value, "x.json"), "x.json", "track")

@@ -18,6 +18,7 @@ PERSON_RULES = ("first", "largest", "track")
 MAX_JUMP = 0.35  # body heights a person's box may move in one frame: three times a fast run at 25 frames a second
 MAX_LOST = 15  # frames a person may be missing and still be the same one
 _WIDENING = 3  # the largest factor by which missing frames widen the jump
+_LARGEST = 3e38  # as float32, which poses become, goes
 _NEWS = 0.3  # share of the newest step in a person's speed
 
 
@@ -46,7 +47,7 @@ class _Track:
 def box(person: np.ndarray) -> np.ndarray | None:
     """(4,) lowest x, y and highest x, y of the joints seen of a person (v, c); None where none is."""
     seen = person[person[:, -1] > 0, :2] if person.shape[1] > 2 else person[np.any(person != 0, axis=1), :2]
-    seen = seen[np.isfinite(seen).all(axis=1)]
+    seen = seen[(np.abs(seen) < _LARGEST).all(axis=1)]  # and no NaN
     return np.concatenate([seen.min(axis=0), seen.max(axis=0)]) if len(seen) else None
 
 
