@@ -113,8 +113,9 @@ def torch_class(section: str, name: str, where: str) -> type:
         for key, value in names.items()
         if isinstance(value, type) and issubclass(value, base) and not key.startswith("_") and value is not base
     }
-    if name not in known:
-        raise UserError(f"{where}: there is no {kind} {name!r}{suggestion(name, known)}")
+    if not isinstance(name, str) or name not in known:
+        hint = suggestion(name, known) if isinstance(name, str) else "; give its name"
+        raise UserError(f"{where}: there is no {kind} {str(name)[:60]!r}{hint}")
     return known[name]
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bpmt_ext.cli import main
 from bpmt_ext.config import settings_from
+from bpmt_ext.config_checks import torch_class
 from bpmt_ext.data.posejson import all_frames, single_person
 from bpmt_ext.data.sequencelists import read_partition
 from bpmt_ext.engine.logs import read_metrics
@@ -29,7 +30,7 @@ CONVERTERS = ("casiab", "ccpg", "sustech1k", "gait3d", "oumvlp", "grew", "kinect
               "nw_ucla", "penn_action", "skeletics152", "silhouettes", "usf")  # fmt: skip
 COMMANDS = ("demo", "train", "test", "check-data", "main.py", "landmarks", "compare", "fuse", "link", "unlink",
             "doctor", "enroll", "identify", "gallery", "embed", "predict", "draw", "export", "report")  # fmt: skip
-REFUSED = {"landmarks", "doctor", "compare 1", "unlink 0", "unlink 2"}  # whose good files end in a sentence, too
+REFUSED = {"landmarks", "doctor"}  # whose good files all end in a sentence, too
 
 
 def entry(name: str) -> Entry:
@@ -47,16 +48,17 @@ def test_every_entry_point_is_there() -> None:
 
 @pytest.mark.parametrize("name", [*CONVERTERS, *COMMANDS])
 def test_a_case_works_or_says_why_not(name: str, tmp_path: Path) -> None:
-    one = entry(name)
+    one, worked = entry(name), []
     for number, (tree, words) in enumerate(one.trees):
         folder = tmp_path / f"good{number}"
         folder.mkdir()
         for path in one.home.iterdir() if one.home else ():
             (folder / path.name).symlink_to(path)
         write_tree(folder, tree)
-        if not {name, f"{name} {number}"} & REFUSED:
-            with inside(folder):
-                assert one.main(words) == 0, (name, number)
+        with inside(folder):
+            worked.append(one.main(words))
+    # not every network takes every format, and some say what their host lacks
+    assert set(worked) <= {0, 2} and (0 in worked or name in REFUSED) and (name in COMMANDS or set(worked) == {0})
     tally: Tally = fuzz(one, tmp_path, range(one.short))
     assert not tally.faults, "\n".join(tally.faults)
     assert tally.cases == one.short and tally.told > one.short / 20  # and not all of them work
@@ -108,6 +110,9 @@ def test_nests_without_end_in_files_of_the_package(tmp_path: Path) -> None:
             read(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b'{"iteration": 1, "split": "train"}\n' + DEEP)
     assert len(read_metrics(tmp_path / "a.json")) == 1  # the rest is taken for a line that a crash cut off
+    for odd in (["SGD"], {"a": 1}, None):
+        with pytest.raises(UserError, match="solver"):
+            torch_class("optimizer_cfg", odd, "optimizer_cfg.solver")
     for text in ("a: [", "a: " + "[" * 2000, "1", 3):
         assert changed_keys({"engine": {"config": text}}, None) == []
 
