@@ -229,6 +229,11 @@ class TrainerConfig(Section):
     precision: Annotated[Literal["off", "bf16", "fp16"] | None, BeforeValidator(_spelt_off)] = _said(
         None, "off, bf16 or fp16; where left out, enable_float16 decides"
     )
+    compile: Annotated[Literal["off", "default", "reduce-overhead"], BeforeValidator(_spelt_off)] = _said(
+        "off", "Compile the training's network with torch.compile, which takes a minute first and a C++ compiler (on a "
+        "GPU Triton): default, or reduce-overhead, which on a GPU replays CUDA graphs; the numbers are the same but for "
+        "rounding",
+    )
     accumulate: Positive = _said(
         1, "Share a batch among this many passes, one after the other, for less memory: a step's gradient is the mean "
         "of theirs. Losses that compare sequences and BatchNorm see one share at a time; with TripletSampler and no "

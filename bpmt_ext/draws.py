@@ -22,14 +22,14 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical shift to the right: torch's `>>` keeps the sign of an int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64 finaliser, elementwise on int64."""
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    x = _shift(x, 30).bitwise_xor_(x).mul_(_MIX_1)
+    x = _shift(x, 27).bitwise_xor_(x).mul_(_MIX_2)
+    return _shift(x, 31).bitwise_xor_(x)
 
 
 def _wrap(value: int) -> int:
@@ -77,13 +77,13 @@ class Draws:
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(n, *shape) float32 in [low, high)."""
-        unit = _shift(self.bits(*shape), 40).to(torch.float32) * 2.0**-24
-        return low + (high - low) * unit
+        unit = _shift(self.bits(*shape), 40).to(torch.float32).mul_(2.0**-24)
+        return unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit
 
     def normal(self, *shape: int) -> Tensor:
         """(n, *shape) float32, standard normal (Box and Muller)."""
-        radius = torch.sqrt(-2 * torch.log1p(-self.split("radius").uniform(*shape)))
-        return radius * torch.cos(2 * math.pi * self.split("angle").uniform(*shape))
+        radius = self.split("radius").uniform(*shape).neg_().log1p_().mul_(-2).sqrt_()
+        return self.split("angle").uniform(*shape).mul_(2 * math.pi).cos_().mul_(radius)
 
     def integers(self, high: Tensor | int, *shape: int) -> Tensor:
         """(n, *shape) int64 in [0, high); `high` an integer or one per sequence (n,)."""

@@ -4,8 +4,7 @@ Letters: n sequences, t frames, v joints, c channels (the skeleton's two or thre
 present, the confidence), d coordinates. mask (n, t) is True where a frame is real. Rules as in `preprocessing.py`;
 one value more per joint for every coordinate more: in 2D the channels are the originals', in 3D there is a z wherever
 there is an x and a y. `joint_format` also tells the bones (the skeleton's parents) and the centre: the root of the
-bones, and joint 0 in COCO's format, whose parents form no tree. Angles are computed in float64: in float32 an arc
-cosine is off by up to 5e-4 near 0 and pi, and the law of cosines by hundredths where one arm is far the shorter one.
+bones, and joint 0 in COCO's format, whose parents form no tree.
 Sources: GaitGraph2, GaitTR and GPGait as FastPoseGait feeds them, in baselines.md section 2.
 """
 
@@ -13,49 +12,82 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from bpmt_ext.data.preprocessing import OnSkeleton, pick
-from bpmt_ext.exporting import arccos
+from bpmt_ext.data.preprocessing import OnSkeleton
 from bpmt_ext.skeletons import Skeleton
 
 _SHORT = 1e-4  # added to a bone's length before it divides
 
 
+def squares(x: Tensor) -> Tensor:
+    """(d, n, t, v) -> (n, t, v): the sum of the squares."""
+    return reduce(torch.add, x.square().unbind())
+
+
 class _Input(OnSkeleton):
-    """Base: what the three inputs are made of."""
+    """Base: what the three inputs are made of. They are written plane by plane, `out` (c', n, t, v): a coordinate of
+    all joints lies in one piece, which is several times faster on a CPU than channels side by side. A difference
+    between joints is a product with a matrix of 0, 1 and -1, which rounds once, as a subtraction does."""
 
     def __init__(self, joint_format: str | Skeleton = "coco17") -> None:
         super().__init__(joint_format)
         self.root = next((j for j, parent in enumerate(self.skeleton.parents) if parent == j), 0)
-
-    def centred(self, place: Tensor) -> Tensor:
-        """Joints (n, t, v, d) relative to the root."""
-        return place - place[:, :, self.root:self.root + 1]
-
-    def bones(self, place: Tensor) -> Tensor:
-        """Joints (n, t, v, d) relative to their parents."""
-        return place - pick(place, self.skeleton.parents)
+        self.to_root = self.differences([self.root] * self.skeleton.num_joints)
+        self.to_parent = self.differences(self.skeleton.parents)
 
     @staticmethod
-    def velocities(place: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Steps (n, t, v, d) to the next frame and to the one after that; both 0 in the last two real frames."""
-        moving = mask & mask.roll(-1, 1) & mask.roll(-2, 1)
-        moving[:, -2:] = False  # there the rolled masks begin anew
-        moving = moving[..., None, None]
-        one, two = (torch.where(moving, place.roll(-step, 1) - place, 0) for step in (1, 2))
-        return one, two
+    def differences(others: Sequence[int]) -> Tensor:
+        """For each joint another one (v,) -> the matrix (v, v) whose columns are the joint minus that one."""
+        one = torch.eye(len(others))
+        return one - one[:, list(others)]
+
+    def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
+        place, rest = self.divide(pose)
+        out = pose.new_empty(self.channels(), *pose.shape[:3])
+        self.write(out, place.movedim(-1, 0).contiguous(), rest.movedim(-1, 0), mask)
+        return out.movedim(0, -1)
+
+    def channels(self) -> int:
+        """c'."""
+        raise NotImplementedError
+
+    def write(self, out: Tensor, place: Tensor, rest: Tensor, mask: Tensor) -> None:
+        """Coordinates (d, n, t, v) and other channels (c - d, n, t, v) into `out` (c', n, t, v)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def minus(out: Tensor, place: Tensor, matrix: Tensor) -> None:
+        """Joints (d, n, t, v) minus others into `out`, of the same shape."""
+        torch.mm(place.flatten(0, 2), matrix.to(place), out=out.flatten(0, 2))
+
+    @staticmethod
+    def velocity(out: Tensor, place: Tensor, mask: Tensor, frames: int) -> None:
+        """Steps (d, n, t, v) to one or two frames on; 0 in the last two real frames."""
+        out[:, :, -frames:] = 0
+        torch.sub(place[:, :, frames:], place[:, :, :-frames], out=out[:, :, :-frames])
+        inside = mask & F.pad(mask, (0, 2))[:, 2:]  # a mask has no holes: the frame between is real too
+        out.mul_(inside.to(out.dtype)[..., None])
 
 
 class GaitTR_MultiInput(_Input):
     """GaitTR's input (n, t, v, 10), in 3D 15: place, place relative to the centre, velocity over one frame and over
     two, bone. The confidence is left out."""
 
-    def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
-        place, _ = self.divide(pose)
-        return torch.cat([place, self.centred(place), *self.velocities(place, mask), self.bones(place)], -1)
+    def channels(self) -> int:
+        return 5 * self.skeleton.dims
+
+    def write(self, out: Tensor, place: Tensor, rest: Tensor, mask: Tensor) -> None:
+        same, centred, one, two, bone = out.chunk(5)
+        same.copy_(place)
+        self.minus(centred, place, self.to_root)
+        self.velocity(one, place, mask, 1)
+        self.velocity(two, place, mask, 2)
+        self.minus(bone, place, self.to_parent)
 
 
 class GaitGraphInput(_Input):
@@ -66,18 +98,33 @@ class GaitGraphInput(_Input):
     The block sizes are those of `GaitGraph_MultiInput`, so that every network built for that one takes this one.
     """
 
-    def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
-        place, rest = self.divide(pose)
-        confidence = rest[..., :1] if rest.shape[-1] else torch.ones_like(place[..., :1])
-        bone = self.bones(place)
-        double = bone.double()
-        angles = arccos(double / (double.norm(dim=-1, keepdim=True) + _SHORT)).to(bone.dtype)
-        blocks = ((place, self.centred(place)), self.velocities(place, mask), (bone, angles))
-        return torch.cat([self.block(*pair, confidence, k) for k, pair in enumerate(blocks)], -1)
+    lost = 0  # second steps and angles of a 2D pose that are not told, from the first axis on
 
-    def block(self, first: Tensor, second: Tensor, confidence: Tensor, k: int) -> Tensor:
-        """The k-th of the three blocks (n, t, v, 2 d + 1)."""
-        return torch.cat([first, confidence, second], -1)
+    def channels(self) -> int:
+        return 3 * (2 * self.skeleton.dims + 1)
+
+    def write(self, out: Tensor, place: Tensor, rest: Tensor, mask: Tensor) -> None:
+        d, lost = len(place), self.lost if len(place) == 2 else 0
+        confidence = rest[0] if len(rest) else torch.ones_like(place[0])
+        joint, velocity, bone = out.chunk(3)
+        joint[:d].copy_(place)
+        joint[d].copy_(confidence)
+        self.minus(joint[d + 1 :], place, self.to_root)
+        for block in (velocity, bone):
+            block[d : d + lost] = 0
+            block[d + lost].copy_(confidence)
+        self.velocity(velocity[:d], place, mask, 1)
+        self.velocity(velocity[d + lost + 1 :], place[lost:], mask, 2)
+        self.minus(bone[:d], place, self.to_parent)
+        self.angles(bone[d + lost + 1 :], bone[:d])
+
+    @staticmethod
+    def angles(out: Tensor, bone: Tensor) -> None:
+        """Bones (d, n, t, v) -> their angles with the last axes, as many as `out` holds."""
+        short = squares(bone).sqrt_().mul_(2 * _SHORT).add_(_SHORT * _SHORT)  # (length + 1e-4)^2 - length^2
+        for axis, each in enumerate(out, len(bone) - len(out)):
+            sine = squares(torch.cat([bone[:axis], bone[axis + 1 :]])).add_(short).sqrt_()
+            torch.div(bone[axis], sine, out=each).atan_().neg_().add_(math.pi / 2)  # of a tangent: exact near 0 and pi
 
 
 class GaitGraph_MultiInput(GaitGraphInput):
@@ -88,10 +135,7 @@ class GaitGraph_MultiInput(GaitGraphInput):
     21), the same as `GaitGraphInput`.
     """
 
-    def block(self, first: Tensor, second: Tensor, confidence: Tensor, k: int) -> Tensor:
-        if k == 0 or self.skeleton.dims == 3:
-            return super().block(first, second, confidence, k)
-        return torch.cat([first, torch.zeros_like(confidence), confidence, second[..., 1:]], -1)
+    lost = 1
 
 
 def angle_arms(skeleton: Skeleton) -> tuple[tuple[int, ...], ...]:
@@ -132,21 +176,31 @@ class HOD_MultiInput(_Input):
     def __init__(self, joint_format: str | Skeleton = "coco17") -> None:
         super().__init__(joint_format)
         arms = angle_arms(self.skeleton)
-        self.left, self.right = tuple(a[0] for a in arms), tuple(a[-1] for a in arms)
-        self.single = tuple(len(a) == 1 for a in arms)
+        self.to_left, self.to_right = (self.differences([a[k] for a in arms]) for k in (0, -1))
+        self.upright = torch.tensor([j for j, a in enumerate(arms) if len(a) == 1], dtype=torch.long)
 
-    def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
-        place, _ = self.divide(pose)
-        angle = self.angles(place.double()).to(place.dtype)[..., None]
-        return torch.cat([place, self.bones(place), angle, torch.zeros_like(angle)], -1).nan_to_num()
+    def channels(self) -> int:
+        return 2 * self.skeleton.dims + 2
+
+    def write(self, out: Tensor, place: Tensor, rest: Tensor, mask: Tensor) -> None:
+        same, bone, angles, nothing = out.split((len(place), len(place), 1, 1))
+        same.copy_(place)
+        self.minus(bone, place, self.to_parent)
+        angles[0].copy_(self.angles(place))
+        nothing.zero_()
+        out.nan_to_num_()
 
     def angles(self, place: Tensor) -> Tensor:
-        """Joints (n, t, v, d) -> angles (n, t, v)."""
-        left, right = pick(place, self.left), pick(place, self.right)
-        single = torch.tensor(self.single, device=place.device)[:, None]
-        upright = torch.cat([place[..., :1], left[..., 1:2], place[..., 2:]], -1)
-        right = torch.where(single, upright, right)
-        a, b, c = ((p - q).square().sum(-1).sqrt() for p, q in ((place, left), (place, right), (left, right)))
-        product = a * b
-        cosine = (a * a + b * b - c * c) / (2 * torch.where(product == 0, 1, product))
-        return torch.where(product == 0, math.pi, math.pi - arccos(cosine.clamp(-1, 1)))
+        """Joints (d, n, t, v) -> angles (n, t, v)."""
+        left, right = torch.empty_like(place), torch.empty_like(place)
+        self.minus(left, place, self.to_left)
+        self.minus(right, place, self.to_right)
+        for axis in (0, *range(2, len(right))):
+            right[axis].index_fill_(-1, self.upright.to(right.device), 0)
+        along = reduce(torch.add, (left * right).unbind())
+        if len(left) == 2:
+            across = (left[0] * right[1]).sub_(left[1] * right[0]).abs_()
+        else:
+            across = squares(torch.linalg.cross(left, right, dim=0)).sqrt_()
+        # By the tangent: an arc cosine is off near 0 and pi, the law of cosines more. 0 / 0: an arm without length.
+        return along.div_(across).atan_().add_(math.pi / 2).nan_to_num_(math.pi)

@@ -26,6 +26,7 @@ from bpmt_ext.engine.checkpoint import (
     save_checkpoint,
     set_aside,
 )
+from bpmt_ext.engine.compiling import compiled, compiling
 from bpmt_ext.engine.inference import validate
 from bpmt_ext.engine.logs import Journal, log, sole
 from bpmt_ext.engine.parts import (
@@ -40,7 +41,7 @@ from bpmt_ext.engine.parts import (
 )
 from bpmt_ext.engine.preparation import fit_inputs, release_idle
 from bpmt_ext.engine.progress import Best, Tracker
-from bpmt_ext.engine.solvers import build_solver, check_solver
+from bpmt_ext.engine.solvers import build_solver, check_solver, own_kernels
 from bpmt_ext.errors import UserError
 
 
@@ -89,11 +90,11 @@ class Trainer:
         self.tracker, self.best, self.iteration = Tracker(), Best(key), 0
         self._restore()
         fit_inputs(run)
-        self.model: nn.Module = run.network
+        self.model = compiled(run.network, self.config.compile)
         if world.size > 1:
             release_idle(run)
             devices = [world.device] if world.device.type == "cuda" else None
-            self.model = DistributedDataParallel(run.network, devices)
+            self.model = DistributedDataParallel(self.model, devices)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One update; returns the detached figures."""
@@ -121,7 +122,7 @@ class Trainer:
         """Add one share's part of the mean loss to the gradients, which processes exchange at the last one."""
         apart = isinstance(self.model, DistributedDataParallel) and not last
         with self.model.no_sync() if apart else nullcontext():
-            with autocast(self.run.world.device, self.precision):
+            with autocast(self.run.world.device, self.precision), compiling(self.config.compile):
                 out = self.model(share.pose, share.mask, share.key)
             loss, figures = self.run.objective(out, share.label, self.run.world)
             self.scaler.scale(loss / shares).backward()
@@ -165,7 +166,7 @@ class Trainer:
         rates = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             if not t.optimizer_reset and "optimizer" in state:
-                self.optimizer.load_state_dict(state["optimizer"])
+                self.optimizer.load_state_dict(own_kernels(self.optimizer, state["optimizer"]))
                 for group, own in zip(self.optimizer.param_groups, rates, strict=True):
                     _same_kind(self.optimizer, self.optimizer.defaults, group)
                     if t.scheduler_reset:  # the file's groups also hold its schedule's rates
