@@ -231,8 +231,7 @@ class TrainerConfig(Section):
     )
     compile: Annotated[Literal["off", "default", "reduce-overhead"], BeforeValidator(_spelt_off)] = _said(
         "off", "Compile the training's network with torch.compile, which takes a minute first and a C++ compiler (on a "
-        "GPU Triton): default, or reduce-overhead, which on a GPU replays CUDA graphs; the numbers are the same but for "
-        "rounding",
+        "GPU Triton): default, or reduce-overhead, which on a GPU replays CUDA graphs; only rounding differs",
     )
     accumulate: Positive = _said(
         1, "Share a batch among this many passes, one after the other, for less memory: a step's gradient is the mean "

@@ -14,7 +14,7 @@ from bpmt_ext.errors import UserError
 from bpmt_ext.metrics import ranking
 from bpmt_ext.metrics.bootstrap import paired_bootstrap
 from bpmt_ext.metrics.protocols import PROTOCOLS, evaluate, macro_rank1, protocol_counts
-from bpmt_ext.metrics.ranking import distances, first_match, rank
+from bpmt_ext.metrics.ranking import compare, distances, first_match, rank, rank_stream
 
 NAMES = ("Rank-1", "Rank-5", "Rank-10", "Rank-20", "mAP", "mINP")
 
@@ -106,6 +106,44 @@ def test_small_blocks_change_nothing(monkeypatch):
     blocked = evaluate("evaluate_retrieval", x, *names, same_camera="drop")
     assert blocked["metrics"] == pytest.approx(whole["metrics"])
     assert protocol_counts("evaluate_retrieval", *names, same_camera="drop") == counts
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_gallery_that_is_read_in_blocks_ranks_as_a_whole(data):
+    """Ties included: distances of whole numbers, few of them different, in blocks of one or more."""
+    n, m, p = (data.draw(st.integers(1, most)) for most in (4, 12, 2))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    probe, gallery = (torch.from_numpy(rng.integers(0, 2, (p, k, 2)).astype(np.float32)) for k in (n, m))
+    match, keep = (torch.from_numpy(rng.random((n, m)) < share) for share in (0.4, 0.8))
+    whole = rank(compare(probe, gallery, "euc"), match, keep)
+    products, pairs = ranking._BLOCK_PRODUCTS, ranking._BLOCK_PAIRS
+    try:
+        ranking._BLOCK_PRODUCTS, ranking._BLOCK_PAIRS = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 9))
+        found = rank_stream(probe, lambda part: gallery[:, part], m, "euc",
+                            lambda part: (match[:, part], keep[:, part]))
+    finally:
+        ranking._BLOCK_PRODUCTS, ranking._BLOCK_PAIRS = products, pairs
+    for name in whole:
+        np.testing.assert_allclose(found[name], whole[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["euc", "cos"])
+def test_embeddings_in_a_mapped_file_give_the_same_figures(metric, tmp_path, monkeypatch):
+    x, *names = made_up_set(5)
+    np.save(tmp_path / "x.npy", x + 3)
+    kept = evaluate("evaluate_retrieval", x + 3, *names, metric=metric, same_camera="drop")
+    for name, value in (("_WHOLE", 0), ("_BLOCK_PRODUCTS", 7 * x[0].size)):
+        monkeypatch.setattr(ranking, name, value)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert ranking.Embedded(mapped, metric).whole is None
+    found = evaluate("evaluate_retrieval", mapped, *names, metric=metric, same_camera="drop")
+    assert found["metrics"] == pytest.approx(kept["metrics"]) and found["probes"] == kept["probes"]
+    np.testing.assert_allclose(found["per_probe"]["ap"], kept["per_probe"]["ap"])
+    bad = np.array(x)
+    bad[11, 2, 1] = np.nan
+    with pytest.raises(UserError, match="1 of 40 embeddings are not finite"):
+        evaluate("evaluate_retrieval", bad, *names, metric=metric)
 
 
 @pytest.mark.parametrize("same_camera", ["keep", "drop", "drop_all"])

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from bpmt_ext.metrics.ranking import blocks, compare, first_match, rank
+from bpmt_ext.metrics.ranking import Embedded, blocks, compare, first_match, rank, rank_stream
 from bpmt_ext.metrics.roster import Chosen, Pairs, Roster
 
 PLACES = (1, 5, 10, 20)
@@ -48,15 +47,23 @@ class Matrix:
     digits: int = 2
 
 
-def ranking_values(
-    x: Tensor, metric: str, roster: Roster, chosen: Chosen, same_camera: str
-) -> dict[str, np.ndarray]:
-    """Prepared embeddings x (g, n, e) -> what `rank` gives of every probe: valid, first, ap, inp (b,)."""
-    pairs = Pairs(roster, chosen, same_camera, x.device)
-    probe_x, gallery_x = (x[:, torch.as_tensor(index)] for index in (chosen.probe, chosen.gallery))
+_STREAMED = 1024  # probes that a gallery is read for at a time
+
+
+def ranking_values(x: Embedded, roster: Roster, chosen: Chosen, same_camera: str) -> dict[str, np.ndarray]:
+    """Embeddings of n sequences -> what `rank` gives of every probe: valid, first, ap, inp (b,)."""
+    pairs, probes, entries = Pairs(roster, chosen, same_camera, x.device), len(chosen.probe), len(chosen.gallery)
     found = []
-    for b in blocks(len(chosen.probe), len(chosen.gallery), x.shape[0]):
-        found.append(rank(compare(probe_x[:, b], gallery_x, metric), *pairs.block(b)))
+    if x.whole is None:
+        for b in (slice(start, start + _STREAMED) for start in range(0, probes, _STREAMED)):
+            found.append(rank_stream(
+                x.rows(chosen.probe[b]), lambda part: x.rows(chosen.gallery[part]), entries, x.metric,
+                lambda part, b=b: pairs.block(b, part),
+            ))  # fmt: skip
+    else:
+        probe_x, gallery_x = x.rows(chosen.probe), x.rows(chosen.gallery)
+        for b in blocks(probes, entries, x.groups):
+            found.append(rank(compare(probe_x[:, b], gallery_x, x.metric), *pairs.block(b)))
     return {key: torch.cat([one[key] for one in found]).cpu().numpy() for key in found[0]}
 
 
@@ -90,17 +97,17 @@ def ranking_figures(
     return out, {name: columns[convention][name] for name, convention in kept.items()}
 
 
-def matrix_places(x: Tensor, metric: str, roster: Roster, chosen: Chosen, views: np.ndarray) -> np.ndarray:
-    """Prepared embeddings x (g, n, e) -> (b, v) int64: place of the first match in each view's gallery, 0 for none."""
+def matrix_places(x: Embedded, roster: Roster, chosen: Chosen, views: np.ndarray) -> np.ndarray:
+    """Embeddings of n sequences -> (b, v) int64: place of the first match in each view's gallery, 0 for none."""
     labels = torch.as_tensor(np.unique(roster.labels, return_inverse=True)[1], device=x.device)
     probe = torch.as_tensor(chosen.probe, device=x.device)
-    probe_x, columns = x[:, probe], []
+    probe_x, columns = x.rows(chosen.probe), []
     for view in views:
-        gallery = torch.as_tensor(chosen.gallery[roster.cameras[chosen.gallery] == view], device=x.device)
-        gallery_x, column = x[:, gallery], []
-        for b in blocks(len(probe), len(gallery), x.shape[0]):
+        index = chosen.gallery[roster.cameras[chosen.gallery] == view]
+        gallery, gallery_x, column = torch.as_tensor(index, device=x.device), x.rows(index), []
+        for b in blocks(len(probe), len(gallery), x.groups):
             match = labels[probe[b], None] == labels[gallery]
-            column.append(first_match(compare(probe_x[:, b], gallery_x, metric), match))
+            column.append(first_match(compare(probe_x[:, b], gallery_x, x.metric), match))
         columns.append(torch.cat(column).cpu().numpy())
     return np.stack(columns, axis=1)
 

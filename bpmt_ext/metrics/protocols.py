@@ -24,7 +24,7 @@ from bpmt_ext.metrics.figures import (
     ranking_figures,
     ranking_values,
 )
-from bpmt_ext.metrics.ranking import METRICS, prepare
+from bpmt_ext.metrics.ranking import METRICS, Embedded
 from bpmt_ext.metrics.roster import (
     SAME_CAMERA,
     Chosen,
@@ -79,15 +79,14 @@ def evaluate(
     test = _Test(name, labels, types, views, dataset, probes, same_camera, camera, cross_view_gallery)
     if metric not in METRICS:
         raise UserError(f"evaluator_cfg.metric: {metric!r} is not known; use {' or '.join(METRICS)}.")
-    x = torch.as_tensor(embeddings).detach()
-    if x.ndim != 3 or len(x) != len(labels):
-        raise ValueError(f"embeddings must be ({len(labels)}, d, p), got {tuple(x.shape)}")
+    if embeddings.ndim != 3 or len(embeddings) != len(labels):
+        raise ValueError(f"embeddings must be ({len(labels)}, d, p), got {tuple(embeddings.shape)}")
+    x = Embedded(embeddings, metric)
     _check_finite(x, test.roster)
-    x = prepare(x, metric)
     metrics: dict[str, dict[str, float]] = {key: {} for key in ("rule", *CONVENTIONS)}
     rows, by_view, matrices = [], {}, {}
     for condition in test.chosen:
-        figures, columns, cells, per_probe = _score(test, x, metric, condition)
+        figures, columns, cells, per_probe = _score(test, x, condition)
         for key, values in figures.items():
             metrics[key] |= {f"{condition.name} {name}".strip(): value for name, value in values.items()}
         rows.append(per_probe)
@@ -107,7 +106,7 @@ def evaluate(
         result |= {"views": test.views.tolist(), "by_view": by_view}
         result |= {"matrices": matrices} if any(matrices.values()) else {}
     if test.sent is not None:
-        result |= {"note": LOCAL, "submission": nearest_labels(x, metric, test.roster, test.sent)}
+        result |= {"note": LOCAL, "submission": nearest_labels(x, test.roster, test.sent)}
     return {**result, "per_probe": joined}
 
 
@@ -212,14 +211,14 @@ class _Test:
         return np.searchsorted(self.views, self.roster.cameras[index]) if self.row.views else np.zeros_like(index)
 
 
-def _score(test: _Test, x: Tensor, metric: str, chosen: Chosen) -> tuple[dict, dict, dict, dict]:
+def _score(test: _Test, x: Embedded, chosen: Chosen) -> tuple[dict, dict, dict, dict]:
     """One condition -> figures {"rule", *CONVENTIONS: {name: percent}}, the same by view {view: {name: percent}},
     matrices {convention: {name: (v, v)}} and per-probe arrays (b,)."""
     view, figures, columns, cells = test.view_of(chosen.probe), {key: {} for key in ("rule", *CONVENTIONS)}, {}, {}
     rank1 = ranked = None
     for figure in test.row.figures:
         if isinstance(figure, Matrix):
-            first = matrix_places(x, metric, test.roster, chosen, test.views)
+            first = matrix_places(x, test.roster, chosen, test.views)
             found = {key: matrix_cells(first, view, len(test.views), key, figure.digits) for key in CONVENTIONS}
             cells |= {key: {name: _plain(cell) for name, cell in each.items()} for key, each in found.items()}
             one = {key: matrix_figures(each) for key, each in found.items()}
@@ -227,7 +226,7 @@ def _score(test: _Test, x: Tensor, metric: str, chosen: Chosen) -> tuple[dict, d
             others = np.arange(len(test.views)) != view[:, None]
             rank1 = ((first == 1) & others).sum(1) / (len(test.views) - 1) if rank1 is None else rank1
         else:
-            values = ranking_values(x, metric, test.roster, chosen, test.rule(figure))
+            values = ranking_values(x, test.roster, chosen, test.rule(figure))
             one, column = ranking_figures(figure, values, view)
             missed = 0.0 if figure.every_probe else np.nan
             rank1 = np.where(values["valid"], values["first"] == 1, missed) if rank1 is None else rank1
@@ -256,12 +255,13 @@ def _plain(numbers: np.ndarray) -> list:
     return np.where(np.isfinite(numbers), numbers.astype(object), None).tolist()
 
 
-def _check_finite(x: Tensor, roster: Roster) -> None:
+def _check_finite(x: Embedded, roster: Roster) -> None:
     # a bound rather than isfinite: the square of a larger number overflows float32 (a NaN is below no bound)
-    bad = np.flatnonzero(~(x.abs().flatten(1).amax(1) < 1e15).cpu().numpy())
+    sound = [block.abs().flatten(1).amax(1) < 1e15 for block in x.blocks() if block[0].numel()]
+    bad = np.flatnonzero(~torch.cat(sound).cpu().numpy()) if sound else []
     if len(bad):
         first = "-".join(part[bad[0]] for part in (roster.labels, roster.types, roster.views))
         raise UserError(
-            f"{len(bad)} of {len(x)} embeddings are not finite, first {first}; the checkpoint has diverged or the "
+            f"{len(bad)} of {len(x.raw)} embeddings are not finite, first {first}; the checkpoint has diverged or the "
             "precision overflows: test with enable_float16: false, or take an earlier checkpoint."
         )

@@ -6,7 +6,7 @@ float32, summed over blocks of probes so that memory stays bounded whatever n an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ METRICS = ("euc", "cos")
 
 _BLOCK_PRODUCTS = 2**24  # floats of one (p, probes, gallery) block of products: 64 MB
 _BLOCK_PAIRS = 2**22  # pairs ranked at a time: some 40 bytes each
+_WHOLE = 2**27  # floats of a set that is prepared at once: 512 MB
 
 
 def prepare(embeddings: np.ndarray | Tensor, metric: str) -> Tensor:
@@ -36,6 +37,40 @@ def prepare(embeddings: np.ndarray | Tensor, metric: str) -> Tensor:
         return x.flatten(1)[None] / x.shape[2] ** 0.5  # (1, n, d*p): one product is the mean over parts
     x = x - x.mean(0, dtype=torch.float64).to(torch.float32)
     return x.permute(2, 0, 1).contiguous()  # (p, n, d)
+
+
+class Embedded:
+    """A set's embeddings (n, d, p), in memory or a file mapped into it, to be prepared whole or a block at a time."""
+
+    def __init__(self, embeddings: np.ndarray | Tensor, metric: str) -> None:
+        """ValueError for another shape or metric."""
+        self.raw, self.metric = embeddings, metric
+        self.whole: Tensor | None = None
+        if embeddings.ndim == 3 and np.prod(embeddings.shape) > _WHOLE and metric in METRICS:
+            total = sum(block.sum(0, dtype=torch.float64) for block in self.blocks())
+            self.mean = (total / len(embeddings)).to(torch.float32)
+            self.groups = 1 if metric == "cos" else embeddings.shape[2]
+        else:
+            self.whole = prepare(self._raw(slice(None)), metric)
+            self.groups = len(self.whole)
+        self.device = embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The embeddings as they are, (m, d, p) at a time."""
+        rows = max(1, _BLOCK_PRODUCTS // max(1, int(np.prod(self.raw.shape[1:]))))
+        for start in range(0, len(self.raw), rows):
+            yield self._raw(slice(start, start + rows))
+
+    def _raw(self, index: slice | np.ndarray) -> Tensor:
+        rows = self.raw[index]
+        return rows.detach() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
+
+    def rows(self, index: np.ndarray | slice) -> Tensor:
+        """The embeddings of some sequences, prepared: (g, m, e)."""
+        if self.whole is not None:
+            return self.whole[:, torch.as_tensor(index) if isinstance(index, np.ndarray) else index]
+        x = self._raw(index).to(torch.float32)
+        return prepare(x, "cos") if self.metric == "cos" else (x - self.mean).permute(2, 0, 1).contiguous()
 
 
 def compare(probe: Tensor, gallery: Tensor, metric: str) -> Tensor:
@@ -93,6 +128,54 @@ def rank(
         return {"valid": torch.zeros(n, dtype=torch.bool), "first": torch.zeros(n, dtype=torch.int64),
                 "ap": nan, "inp": nan.clone()}
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def rank_stream(
+    probe: Tensor, gallery: Callable[[slice], Tensor], entries: int, metric: str,
+    pairs: Callable[[slice], tuple[Tensor, Tensor]],
+) -> dict[str, Tensor]:  # fmt: skip
+    """What `rank` gives, of a gallery that need not lie in memory: it is read twice, a block at a time.
+
+    probe (g, n, e) and `gallery` of a slice (g, m, e), prepared; entries: how many the gallery has; pairs: match and
+    keep (n, m) of a slice. First the distances of all matches are found, then it is counted how many others stand
+    before each: counts add up over blocks, and would over machines that hold a share of the gallery each.
+    """
+    g, n, e = probe.shape
+    width = max(1, min(2 * _BLOCK_PRODUCTS // (n * g), _BLOCK_PRODUCTS // (g * e)))
+    parts = [slice(start, min(start + width, entries)) for start in range(0, entries, width)]
+    found = []
+    for part in parts:
+        match, keep = pairs(part)
+        row, column = (match & keep).nonzero().unbind(1)
+        if len(row):
+            found.append((row, column + part.start, compare(probe, gallery(part), metric)[row, column]))
+    total = torch.zeros(n, dtype=torch.int64, device=probe.device)
+    if found:
+        rows, columns, dist = (torch.cat(each) for each in zip(*found, strict=True))
+        order = rows.argsort(stable=True)  # in gallery order within a probe
+        rows, columns, dist = rows[order], columns[order], dist[order]
+        total = torch.bincount(rows, minlength=n)
+    k = max(1, int(total.max()))
+    near, which = probe.new_full((n, k), torch.inf), torch.full((n, k), entries, device=probe.device)
+    if found:
+        at = torch.arange(len(rows), device=rows.device) - (total.cumsum(0) - total)[rows]
+        near[rows, at], which[rows, at] = dist, columns
+    near, order = near.sort(dim=1, stable=True)
+    which = which.gather(1, order)
+    counts = torch.zeros(n * (k + 1), dtype=torch.int64, device=probe.device)
+    for part in parts:
+        match, keep = pairs(part)
+        far = compare(probe, gallery(part), metric).masked_fill_(match | ~keep, torch.inf)
+        behind = torch.searchsorted(near, far)  # matches nearer than each of the others
+        tied = ((near.gather(1, behind.clamp(max=k - 1)) == far) & far.isfinite()).nonzero()
+        for row, column in (some.unbind(1) for some in tied.split(max(1, _BLOCK_PAIRS // k))):
+            level = near[row] == far[row, column][:, None]
+            behind[row, column] += (level & (which[row] < (column + part.start)[:, None])).sum(1)
+        cells = behind + (k + 1) * torch.arange(n, device=probe.device)[:, None]
+        counts += torch.bincount(cells.flatten(), minlength=len(counts))
+    number = torch.arange(1, k + 1, device=probe.device)
+    place = counts.view(n, k + 1)[:, :k].cumsum(1) + number
+    return _figures(place, number.expand_as(place), number <= total[:, None], total)
 
 
 def _rank_block(dist: Tensor, match: Tensor, keep: Tensor) -> dict[str, Tensor]:

@@ -178,10 +178,11 @@ class Pairs:
         self.camera = codes(roster.cameras)
         self.index = tuple(torch.as_tensor(index, device=device) for index in (chosen.probe, chosen.gallery))
 
-    def block(self, b: slice) -> tuple[Tensor, Tensor]:
-        """-> match, keep: (b, m) bool; keep is False for the probe itself and where the rule leaves the entry out."""
+    def block(self, b: slice, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Probes b, gallery entries `part` -> match, keep: (b, m) bool; keep is False for the probe itself and where
+        the rule leaves the entry out."""
         match, camera, own = (
-            probe[b, None] == gallery for probe, gallery in (self.identity, self.camera, self.index)
+            probe[b, None] == gallery[part] for probe, gallery in (self.identity, self.camera, self.index)
         )
         left_out = {"keep": own, "drop": own | (match & camera), "drop_all": own | camera}[self.same_camera]
         return match, ~left_out

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bpmt_ext.errors import UserError
-from bpmt_ext.metrics.ranking import blocks, compare
+from bpmt_ext.metrics.ranking import Embedded, blocks, compare
 from bpmt_ext.metrics.roster import Chosen, Roster
 
 COLUMNS = 20
@@ -39,13 +37,13 @@ def check_submission(roster: Roster, chosen: Chosen) -> None:
         )
 
 
-def nearest_labels(x: Tensor, metric: str, roster: Roster, chosen: Chosen) -> dict[str, np.ndarray]:
-    """Prepared embeddings x (g, n, e) -> video (b,), the probes' ids, and labels (b, 20) of the nearest gallery
+def nearest_labels(x: Embedded, roster: Roster, chosen: Chosen) -> dict[str, np.ndarray]:
+    """Embeddings of n sequences -> video (b,), the probes' ids, and labels (b, 20) of the nearest gallery
     sequences, nearest first, equal distances in gallery order."""
-    probe_x, gallery_x = (x[:, torch.as_tensor(index)] for index in (chosen.probe, chosen.gallery))
+    probe_x, gallery_x = (x.rows(index) for index in (chosen.probe, chosen.gallery))
     nearest = []
-    for b in blocks(len(chosen.probe), len(chosen.gallery), x.shape[0]):
-        order = compare(probe_x[:, b], gallery_x, metric).sort(dim=1, stable=True).indices
+    for b in blocks(len(chosen.probe), len(chosen.gallery), x.groups):
+        order = compare(probe_x[:, b], gallery_x, x.metric).sort(dim=1, stable=True).indices
         nearest.append(order[:, :COLUMNS].cpu().numpy())
     labels = roster.labels[chosen.gallery][np.concatenate(nearest)]
     return {"video": roster.views[chosen.probe], "labels": labels}

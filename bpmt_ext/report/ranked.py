@@ -14,7 +14,7 @@ import torch
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.figures import Ranking, ranking_values
 from bpmt_ext.metrics.protocols import PROTOCOLS
-from bpmt_ext.metrics.ranking import METRICS, compare, prepare, rank
+from bpmt_ext.metrics.ranking import METRICS, Embedded, compare, rank
 from bpmt_ext.metrics.roster import Chosen, Pairs, Roster, choose, make_roster
 from bpmt_ext.metrics.rules import find_row
 from bpmt_ext.report.runfolder import RunFolder
@@ -55,10 +55,10 @@ class Hard:
 
 @dataclass(frozen=True)
 class Test:
-    """The test of a run, ready to be ranked again. x: prepared embeddings."""
+    """The test of a run, ready to be ranked again. x: its embeddings."""
 
     run: RunFolder
-    x: torch.Tensor
+    x: Embedded
     metric: str
     roster: Roster
     figure: Ranking
@@ -90,7 +90,7 @@ def read_test(run: RunFolder) -> Test | str:
     rule = figure.same_camera or str(results.get("same_camera"))
     if rule not in ("keep", "drop", "drop_all"):
         return f"results.json tells of a camera rule ({rule}) that is not known here"
-    return Test(run, prepare(found["embeddings"], metric), metric, roster, figure, rule, chosen)
+    return Test(run, Embedded(found["embeddings"], metric), metric, roster, figure, rule, chosen)
 
 
 def curves(test: Test) -> list[Curve]:
@@ -101,7 +101,7 @@ def curves(test: Test) -> list[Curve]:
         most = max(1, _MOST_PAIRS // max(1, len(chosen.gallery)))
         if len(probe) > most:
             probe = probe[np.linspace(0, len(probe) - 1, most).round().astype(int)]
-        values = ranking_values(test.x, test.metric, test.roster, replace(chosen, probe=probe), test.rule)
+        values = ranking_values(test.x, test.roster, replace(chosen, probe=probe), test.rule)
         counted = len(probe) if test.figure.every_probe else int(values["valid"].sum())
         if not counted:
             continue
@@ -122,7 +122,7 @@ def hardest(test: Test, count: int, answers: int = 5) -> list[Hard]:
         return []
     few = replace(chosen, probe=index)
     match, keep = Pairs(test.roster, few, test.rule).block(slice(None))
-    distance = compare(test.x[:, torch.as_tensor(index)], test.x[:, torch.as_tensor(chosen.gallery)], test.metric)
+    distance = compare(test.x.rows(np.asarray(index)), test.x.rows(chosen.gallery), test.metric)
     first = rank(distance, match, keep)["first"]
     distance = distance.masked_fill(~keep, torch.inf)
     found = []
