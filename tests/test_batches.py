@@ -315,6 +315,28 @@ def test_inference_visits_every_sequence_once(sequences: SequenceSet, world_size
     assert not torch.equal(pose, other.pose)
 
 
+@pytest.mark.parametrize(("world_size", "limit"), [(1, None), (3, None), (2, 6)])
+def test_sequences_of_like_length_share_a_batch(sequences: SequenceSet, world_size: int, limit: int | None) -> None:
+    """Every one once, with the frames it has in any batch; no batch larger than the longest sequences make it."""
+    cfg = {**TEST, "batch_size": 3} | ({"frames_all_limit": limit} if limit else {})
+    (whole,) = inference_loader(sequences, {**cfg, "batch_size": 99}, None)
+    given = {"world_size": world_size, "by_length": True}
+    assert not SequenceSet(sequences.records).knows_lengths()  # nothing read, nothing kept: the order of the set
+    plain = SequenceSet(sequences.records)
+    assert [b.index.tolist() for b in inference_loader(plain, cfg, None, by_length=True)][0] == [0, 1, 2]
+    sequences.reader.cache = True
+    batches = [b for rank in range(world_size) for b in inference_loader(sequences, cfg, None, rank=rank, **given)]
+    assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(14))
+    most = 3 * int(whole.mask.sum(1).max())
+    sizes = set()
+    for batch in batches:
+        sizes.add(len(batch))
+        assert batch.mask.numel() * (1 if world_size == 1 else 0) <= most
+        for k, row in enumerate(batch.index):
+            assert torch.equal(batch.pose[k, batch.mask[k]], whole.pose[row, whole.mask[row]])
+    assert max(sizes) > 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_file_arrives_as_the_user_error_it_is(sequences: SequenceSet, workers: int) -> None:
     bad = sequences.records[6].paths[0]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bpmt_ext.config import settings_from
-from bpmt_ext.engine.solvers import build_solver, check_solver
+from bpmt_ext.engine.solvers import build_solver, check_solver, own_kernels
 from bpmt_ext.errors import UserError
 
 SOLVERS: dict[str, dict[str, Any]] = {
@@ -48,6 +48,27 @@ REFUSED = [
 def made(network: nn.Module, **sections: Any) -> tuple[Any, Any]:
     settings = settings_from({"model_cfg": {"model": "B"}} | sections)
     return build_solver(SimpleNamespace(settings=settings, network=network))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_kernel_for_all_weights_goes_on_from_a_file_of_either(first: bool) -> None:
+    """As the loop restores it; the same numbers but for rounding."""
+    found = []
+    for kinds in ((first, True), (False, False)):
+        net, state = network(), None
+        for fused in kinds:
+            sections = {"optimizer_cfg": {"solver": "AdamW", "lr": 0.01} | ({} if fused else {"fused": False})}
+            solver, _ = made(net, scheduler_cfg={"scheduler": "ConstantLR"}, **sections)
+            if state is not None:
+                solver.load_state_dict(own_kernels(solver, state))
+            assert bool(solver.param_groups[0]["fused"]) == fused
+            for k in range(3):
+                solver.zero_grad()
+                net(torch.ones(2, 3) * (k + 1)).square().sum().backward()
+                solver.step()
+            state = solver.state_dict()
+        found.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
 def network() -> nn.Module:

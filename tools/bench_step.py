@@ -40,13 +40,13 @@ HOSTS = {  # class -> our config, the host's, module, channels, sequences
 }  # fmt: skip
 
 
-def network(config: str, **changes: Any) -> nn.Module:
-    """The network of one of our configs, in training, with 100 classes."""
+def network(config: str, classes: int = 100, **changes: Any) -> nn.Module:
+    """The network of one of our configs, in training."""
     settings = load_settings(configs_folder() / config, [], configs_folder())
     name, free = settings.model_cfg.model, settings.model_cfg.free
     known = {key: value for key, value in free.items() if key != "joint_format"}
     torch.manual_seed(0)
-    return build_network(name, {**known, **changes}, skeleton=COCO, classes=100).train()
+    return build_network(name, {**known, **changes}, skeleton=COCO, classes=classes).train()
 
 
 def batch(n: int, t: int, channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ def hosts(args: Any) -> list[Row]:
         torch.manual_seed(0)
         other.build_network(cfg)
         other.cuda() if name == "GPGait" else None  # its parameters share one memory until it is moved
-        own = network(config, **({"num_class": cfg["num_class"]} if "num_class" in cfg else {}))
+        own = network(config, classes=cfg["num_class"])
         own.load_state_dict(other.state_dict())
         pose, mask = batch(4 if args.tiny else n, 12 if args.tiny else 60, channels)
         laid = pose.permute(0, 3, 1, 2)[..., None].contiguous()  # (n, c, t, v, 1)

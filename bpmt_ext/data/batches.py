@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from bpmt_ext.data.samplers import (
     SAMPLERS,
     CommonSampler,
     InferenceSampler,
+    LengthSampler,
     RandomTripletSampler,
     Sampler,
     TripletSampler,
@@ -243,7 +244,7 @@ class Loader:
     device, transform: where given, batches are brought there and transformed there, all sequences at once.
     """
 
-    def __init__(self, batches: _Batches, iterations: range, num_workers: int, pin_memory: bool,
+    def __init__(self, batches: _Batches, iterations: Sequence[int], num_workers: int, pin_memory: bool,
                  device: torch.device | None = None, transform: Compose | None = None) -> None:
         self.batches, self.iterations, self.device, self.transform = batches, iterations, device, transform
         self.loader: DataLoader[Any] = DataLoader(
@@ -317,11 +318,12 @@ def train_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], transfo
 
 def inference_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], transform: Compose | None, *,
                      seed: int = 0, rank: int = 0, world_size: int = 1, num_workers: int = 0,
-                     pin_memory: bool = False, device: torch.device | None = None) -> Loader:
+                     pin_memory: bool = False, device: torch.device | None = None, by_length: bool = False) -> Loader:
     """Every sequence exactly once over all ranks, in the order of the set; the batch size need not fit the processes.
 
     A sequence's frames and augmentation, where the settings make them random, depend on (seed, its index) alone.
-    device: as in `train_loader`.
+    device: as in `train_loader`. by_length: sequences of like length share a batch, in another order (LengthSampler),
+    where whole sequences are read and their lengths are known or stay remembered.
     """
     _check_ranks(rank, world_size)
     name = sampler_cfg.get("type", "InferenceSampler")
@@ -329,11 +331,15 @@ def inference_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], tra
         raise UserError(f"evaluator_cfg.sampler.type {name!r} does not visit every sequence once; use InferenceSampler")
     if not len(sequences):
         raise UserError("the set to evaluate is empty; check TEST_SET (or validation) of data_cfg.dataset_partition")
-    sampler = InferenceSampler(sequences, sampler_cfg.get("batch_size"))
-    last = sampler.total - (len(sampler) - 1) * sampler.batch_size
-    shares = (sampler.batch_size > rank) * (len(sampler) - 1) + (last > rank)
     frames = _frames({"sample_type": "all_ordered", **sampler_cfg}, "evaluator_cfg")
+    size = sampler_cfg.get("batch_size")
+    if by_length and frames.kind == "all" and sequences.knows_lengths():
+        lengths = sequences.lengths()
+        sampler = LengthSampler(sequences, size, lengths if frames.limit is None else lengths.clip(max=frames.limit))
+    else:
+        sampler = InferenceSampler(sequences, size)
+    shares = [k for k in range(len(sampler)) if len(sampler.at(k)) > rank]
     here, there = (transform, None) if device is None else (None, transform)
     batches = _Batches(sequences, sampler, frames, here,
                        seed=seed, rank=rank, world_size=world_size, by_index=True)
-    return Loader(batches, range(shares), num_workers, pin_memory, device, there)
+    return Loader(batches, shares, num_workers, pin_memory, device, there)

@@ -178,6 +178,29 @@ class InferenceSampler:
         return np.arange(start, min(start + self.batch_size, self.total))
 
 
+class LengthSampler(InferenceSampler):
+    """Every sequence once, those of like length together, the longest first; `lengths` (n,) frames of each.
+
+    A batch holds as many as have no more frames together, padding included, than `batch_size` of the longest: short
+    walks come in large batches, and no batch takes more memory than the settings allow for the longest ones.
+    """
+
+    def __init__(self, sequences: SequenceSet, batch_size: int, lengths: np.ndarray,
+                 section: str = "evaluator_cfg") -> None:
+        super().__init__(sequences, batch_size, section)
+        self.order = np.argsort(-lengths, kind="stable")
+        most, starts = int(lengths.max(initial=1)) * self.batch_size, [0]
+        while starts[-1] < self.total:
+            starts.append(min(self.total, starts[-1] + max(1, most // max(1, int(lengths[self.order[starts[-1]]])))))
+        self.starts = starts
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def at(self, iteration: int) -> np.ndarray:
+        return self.order[self.starts[iteration]:self.starts[iteration + 1]]
+
+
 SAMPLERS = {"TripletSampler": TripletSampler, "RandomTripletSampler": RandomTripletSampler,
             "CommonSampler": CommonSampler}
 

@@ -125,6 +125,11 @@ class SequenceSet:
         write to it."""
         return self.reader.read(self.records[index].paths[0])
 
+    def knows_lengths(self) -> bool:
+        """Whether `lengths` reads no file that would be read again: they are packed, or remembered once read."""
+        reader = self.reader
+        return reader.pack is not None or reader.cache or all(r.paths[0] in reader.lengths for r in self.records)
+
     def lengths(self) -> np.ndarray:
         """(n,) int64 frames of every sequence; the first call reads every file."""
         return np.array([self.reader.length(r.paths[0]) for r in self.records], dtype=np.int64)

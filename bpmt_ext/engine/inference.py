@@ -127,6 +127,7 @@ def collect(
         world_size=world.size,
         num_workers=run.settings.data_cfg.num_workers,
         device=transform_device(run),
+        by_length=True,
     )
     show = progress and world.main
     rows = []
