@@ -115,7 +115,7 @@ _FREE = ("evaluator_cfg", "data_cfg.dataset_root", "data_cfg.dataset_partition",
          "data_cfg.cache", "data_cfg.packed", "data_cfg.transform_on", "data_cfg.test_dataset_name", "model_cfg.stages",
          "trainer_cfg.restore_hint", "trainer_cfg.log_iter", "trainer_cfg.save_iter", "trainer_cfg.val_iter",
          "trainer_cfg.with_test", "trainer_cfg.optimizer_reset", "trainer_cfg.scheduler_reset",
-         "trainer_cfg.restore_ckpt_strict")  # fmt: skip
+         "trainer_cfg.restore_ckpt_strict", "trainer_cfg.compile")  # fmt: skip
 
 
 def changed_keys(state: Mapping[str, Any], settings: Settings) -> list[str]:
