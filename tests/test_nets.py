@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bpmt_ext.draws import Draws
 from bpmt_ext.nets.bpmt import BPMT
-from bpmt_ext.nets.grouped import BodyLayer, GroupedCrossAttention, GroupedEncoder
+from bpmt_ext.nets.grouped import BodyLayer, Dropout, GroupedCrossAttention, GroupedEncoder
 from bpmt_ext.nets.layers import Slots, Streams, cut_patches, cut_windows, pool_windows
 from bpmt_ext.nets.masked import BPMT_T1
 from bpmt_ext.nets.masking import draw_hidden
@@ -325,6 +325,22 @@ def test_bad_input_is_named() -> None:
     for key, value in {"mask": "half", "mask_value": "one", "mask_ratio": 1.0, "decoder": "cnn"}.items():
         with pytest.raises(ValueError, match=str(value)):
             BPMT_T1(skeleton=COCO, **{**SMALL, key: value})
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    x, drop = torch.ones(401, 1003), Dropout(0.1)
+    found = drop(x)
+    kept = found != 0
+    assert abs(float((~kept).float().mean()) - 0.1) < 0.002 and abs(float(found.mean()) - 1) < 0.002
+    assert found[kept].unique().numel() == 1
+    shares = (~kept)[:400, :1000].reshape(400, 250, 4).float().mean((0, 1))  # the four to a draw are alike
+    assert (shares - 0.1).abs().max() < 0.005
+    x.requires_grad_()
+    torch.manual_seed(0)
+    drop(x).sum().backward()
+    assert torch.equal(x.grad, found)  # the same seed, the same holes, in both directions
+    assert torch.equal(drop.eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
 
 
 def test_two_threads_give_the_same_gradients_every_time() -> None:

@@ -76,7 +76,7 @@ def step(net: nn.Module, pose: Tensor, mask: Tensor, fused: bool = True) -> Call
 
 def size(args: Any) -> list[Row]:
     """BPMT beside GaitTR."""
-    n, t = (8, 12) if args.tiny else (128, 60)
+    n, t = (8, 12) if args.tiny else (args.batch, 60)
     pose, inputs = batch(n, t), batch(n, t, 10)
     gaittr = step(network(HOSTS["GaitTR"][0]), *inputs)
     rows = []
@@ -90,7 +90,7 @@ def size(args: Any) -> list[Row]:
 
 def modules(args: Any) -> list[Row]:
     """BPMT beside separate modules."""
-    n, t = (8, 12) if args.tiny else (128, 60)
+    n, t = (8, 12) if args.tiny else (args.batch, 60)
     rows = []
     for what, config in (("default", DEFAULT), ("small", SMALL)):
         net = network(config, max_frames=60)
@@ -150,7 +150,7 @@ def hosts(args: Any) -> list[Row]:
 
 def shares(args: Any) -> list[Row]:
     """Where a step of BPMT spends its time: its transforms, forward, losses, backward, optimiser."""
-    n, t = (8, 12) if args.tiny else (128, 60)
+    n, t = (8, 12) if args.tiny else (args.batch, 60)
     rows = []
     for what, config in (("default", DEFAULT), ("small", SMALL)):
         settings = load_settings(configs_folder() / config, [], configs_folder())
@@ -210,6 +210,7 @@ ROWS = {"size": size, "modules": modules, "host": hosts, "shares": shares, "grow
 def main(words: list[str] | None = None) -> int:
     options = parser(__doc__, turns=3)
     options.add_argument("--rows", default=",".join(ROWS), help=f"which of {', '.join(ROWS)} (default all)")
+    options.add_argument("--batch", type=int, default=128, help="sequences of size, modules and shares (default 128)")
     args = options.parse_args(words)
     args.turns = 1 if args.tiny else args.turns
     args.json = args.json and Path(args.json).absolute()

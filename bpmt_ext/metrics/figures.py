@@ -62,7 +62,7 @@ def ranking_values(x: Embedded, roster: Roster, chosen: Chosen, same_camera: str
             ))  # fmt: skip
     else:
         probe_x, gallery_x = x.rows(chosen.probe), x.rows(chosen.gallery)
-        for b in blocks(probes, entries, x.groups):
+        for b in blocks(probes, entries):
             found.append(rank(compare(probe_x[:, b], gallery_x, x.metric), *pairs.block(b)))
     return {key: torch.cat([one[key] for one in found]).cpu().numpy() for key in found[0]}
 
@@ -105,7 +105,7 @@ def matrix_places(x: Embedded, roster: Roster, chosen: Chosen, views: np.ndarray
     for view in views:
         index = chosen.gallery[roster.cameras[chosen.gallery] == view]
         gallery, gallery_x, column = torch.as_tensor(index, device=x.device), x.rows(index), []
-        for b in blocks(len(probe), len(gallery), x.groups):
+        for b in blocks(len(probe), len(gallery)):
             match = labels[probe[b], None] == labels[gallery]
             column.append(first_match(compare(probe_x[:, b], gallery_x, x.metric), match))
         columns.append(torch.cat(column).cpu().numpy())

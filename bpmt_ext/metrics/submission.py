@@ -42,7 +42,7 @@ def nearest_labels(x: Embedded, roster: Roster, chosen: Chosen) -> dict[str, np.
     sequences, nearest first, equal distances in gallery order."""
     probe_x, gallery_x = (x.rows(index) for index in (chosen.probe, chosen.gallery))
     nearest = []
-    for b in blocks(len(chosen.probe), len(chosen.gallery), x.groups):
+    for b in blocks(len(chosen.probe), len(chosen.gallery)):
         order = compare(probe_x[:, b], gallery_x, x.metric).sort(dim=1, stable=True).indices
         nearest.append(order[:, :COLUMNS].cpu().numpy())
     labels = roster.labels[chosen.gallery][np.concatenate(nearest)]

@@ -37,6 +37,22 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.reshape(*x.shape[:-1], weight.shape[-1])
 
 
+class Dropout(nn.Dropout):
+    """x -> x with a share p of its numbers at 0, the others divided by 1 - p; as it is outside training.
+
+    On a CPU a number's fate is 16 random bits, four to a draw, which takes a quarter of the time of torch's own; p is
+    then a multiple of 2^-16, and the others are scaled by exactly that.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        below = round(self.p * 2**16)
+        if not self.training or x.device.type != "cpu" or not 0 < below < 2**16 or torch.compiler.is_compiling():
+            return super().forward(x)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= below - 2**15
+        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - below))
+
+
 class GroupedLayerNorm(nn.Module):
     """x (g, n, t, d) -> same: layer normalisation over d with a scale and a shift per group."""
 
@@ -131,7 +147,7 @@ class GroupedCrossAttention(nn.Module):
         super().__init__()
         self.attention = GroupedAttention(groups=groups, width=width, heads=heads)
         self.norm = GroupedLayerNorm(groups=groups, width=width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         return self.norm(query + self.dropout(self.attention(query, context, mask)))
@@ -155,7 +171,7 @@ class GroupedEncoderLayer(nn.Module):
         self.up = GroupedLinear(groups=groups, inputs=width, outputs=feedforward)
         self.down = GroupedLinear(groups=groups, inputs=feedforward, outputs=width)
         self.norm2 = GroupedLayerNorm(groups=groups, width=width)
-        self.dropout, self.norm_first = nn.Dropout(dropout), norm_first
+        self.dropout, self.norm_first = Dropout(dropout), norm_first
 
     def add(self, x: Tensor, norm: GroupedLayerNorm, block: Callable[[Tensor], Tensor]) -> Tensor:
         """x with what `block` makes of it, normalised before or after."""
