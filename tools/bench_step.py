@@ -89,11 +89,12 @@ def size(args: Any) -> list[Row]:
 
 
 def modules(args: Any) -> list[Row]:
-    """BPMT beside separate modules."""
+    """BPMT with ten pair encoders beside separate modules."""
     n, t = (8, 12) if args.tiny else (args.batch, 60)
-    rows = []
-    for what, config in (("default", DEFAULT), ("small", SMALL)):
-        net = network(config, max_frames=60)
+    rows, small = [], {"width": 32, "heads": 2, "layers": 1, "feedforward": 64, "dropout": 0.0}
+    for what, sizes in (("width 64, 2 layers", {}), ("width 32, 1 layer", small)):
+        given = {"attention_dropout": 0.0, "pool": "mean_max"} | sizes
+        net = build_network("BPMT", given, skeleton=COCO, classes=100).train()
         apart_net, (pose, mask) = SeparateBPMT(net), batch(n, t)
         with torch.no_grad():
             one, other = (x.eval()(pose[:4], mask[:4]) for x in (net, apart_net))
