@@ -153,7 +153,7 @@ def rank_stream(
     before each: counts add up over blocks, and would over machines that hold a share of the gallery each.
     """
     g, n, e = probe.shape
-    width = max(1, min(_BLOCK_PRODUCTS // n, _BLOCK_PRODUCTS // (g * e)))
+    width = max(1, min(_BLOCK_PAIRS // n, _BLOCK_PRODUCTS // (g * e)))
     parts = [slice(start, min(start + width, entries)) for start in range(0, entries, width)]
     found = []
     for part in parts:
