@@ -92,6 +92,7 @@ def test_the_journal_forgets_what_will_be_done_again(tmp_path: Path) -> None:
     with Journal(tmp_path, start=0, active=True) as journal:
         for k in range(1, 6):
             journal.write(k, "train", {"loss": 1 / k})
+        journal.draw()
     assert (tmp_path / "curves.png").is_file() and list((tmp_path / "summary").iterdir())
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '3\n{"iteration": 6, "split": "tr')

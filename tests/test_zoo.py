@@ -55,10 +55,10 @@ def embedded(folder: Path, path: Path) -> np.ndarray:
     assert not network.training
     settings = load_settings("both.yaml", [], folder)
     sampler = settings.evaluator_cfg.sampler.model_dump()
+    batches = list(inference_loader(load_data(settings).test, sampler, transform, by_length=True))
     with torch.no_grad():
-        found = [network(batch.pose, batch.mask)["embedding"].numpy()
-                 for batch in inference_loader(load_data(settings).test, sampler, transform)]
-    return np.concatenate(found)
+        found = np.concatenate([network(batch.pose, batch.mask)["embedding"].numpy() for batch in batches])
+    return found[np.argsort(np.concatenate([batch.index for batch in batches]))]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bpmt_ext.data.preprocessing import OnSkeleton
@@ -70,7 +69,8 @@ class _Input(OnSkeleton):
         """Steps (d, n, t, v) to one or two frames on; 0 in the last two real frames."""
         out[:, :, -frames:] = 0
         torch.sub(place[:, :, frames:], place[:, :, :-frames], out=out[:, :, :-frames])
-        inside = mask & F.pad(mask, (0, 2))[:, 2:]  # a mask has no holes: the frame between is real too
+        later = torch.cat([mask[:, 2:], mask.new_zeros(mask.shape[0], 2)], 1)[:, : mask.shape[1]]
+        inside = mask & later  # a mask has no holes: the frame between is real too
         out.mul_(inside.to(out.dtype)[..., None])
 
 

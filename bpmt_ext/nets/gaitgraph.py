@@ -51,8 +51,7 @@ class _GaitGraph(nn.Module):
     def streams(self, pose: Tensor) -> list[Tensor]:
         """(n, t, v, b c) -> one (n, c, t, v) per branch."""
         channels = pose[..., : self.takes[1]].permute(0, 3, 1, 2)
-        branches = channels.chunk(len(self.ResGCN.head), dim=1)
-        return [branch.contiguous(memory_format=torch.channels_last) for branch in branches]
+        return list(channels.chunk(len(self.ResGCN.head), dim=1))
 
 
 class GaitGraph1(_GaitGraph):
