@@ -17,7 +17,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from bpmt_ext.data.preprocessing import OnSkeleton
+from bpmt_ext.data.preprocessing import OnSkeleton, pick
+from bpmt_ext.exporting import arccos, exporting
 from bpmt_ext.skeletons import Skeleton
 
 _SHORT = 1e-4  # added to a bone's length before it divides
@@ -99,6 +100,24 @@ class GaitGraphInput(_Input):
     """
 
     lost = 0  # second steps and angles of a 2D pose that are not told, from the first axis on
+
+    def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
+        if not exporting():
+            return super().apply(pose, mask, draws)
+        # side by side: a graph in which planes are written one by one fixes the number of sequences
+        place, rest = self.divide(pose)
+        lost = self.lost if place.shape[-1] == 2 else 0
+        confidence = rest[..., :1] if rest.shape[-1] else torch.ones_like(place[..., :1])
+        moving = mask & mask.roll(-1, 1) & mask.roll(-2, 1)
+        moving[:, -2:] = False  # there the rolled masks begin anew
+        one, two = (torch.where(moving[..., None, None], place.roll(-k, 1) - place, 0) for k in (1, 2))
+        root, bone = place[:, :, self.root : self.root + 1], place - pick(place, self.skeleton.parents)
+        double = bone.double()
+        angles = arccos(double / (double.norm(dim=-1, keepdim=True) + _SHORT)).to(bone.dtype)
+        nothing = torch.zeros_like(place[..., :lost])
+        pairs = ((one, two), (bone, angles))
+        velocity, bones = ((first, nothing, confidence, more[..., lost:]) for first, more in pairs)
+        return torch.cat([place, confidence, place - root, *velocity, *bones], -1)
 
     def channels(self) -> int:
         return 3 * (2 * self.skeleton.dims + 1)
