@@ -5,6 +5,10 @@ cross-attention (T2, ten pairs); each part finally attends to what its four pair
 
     pose -> five parts -> T1 -> F_p -> ten pairs -> cross-attention -> T2 -> U_{p|q} -> CA_p(F_p, U_p) -> pool -> head
 
+or, the configs' default (`t2_encoder: body`, pairs.py), with all pairs in one attention, whose output is pooled:
+
+    pose -> five parts -> T1 -> F_p -> T2: between the parts of a token, then along time -> pool -> head
+
 Source: Yusen-Peng/BPMT as specified in bpmt.md sections 1-5; sharing after OmniVec2 (Srivastava and Sharma, CVPR 2024).
 Shapes: n sequences, t frames, v joints, c channels, s slots (a joint in its part), p = 5 parts, q = 10 pairs,
 d width, d' embedding width, k classes. A mask is True where a frame is real.
