@@ -12,6 +12,7 @@ MINUTES ?= 60
 demo: $(STAMP)
 	$(VENV)/bin/bpmt demo --output output/demo
 
+test: export OMP_NUM_THREADS = 1
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 

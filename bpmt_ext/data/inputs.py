@@ -68,10 +68,16 @@ class _Input(OnSkeleton):
     @staticmethod
     def velocity(out: Tensor, place: Tensor, mask: Tensor, frames: int) -> None:
         """Steps (d, n, t, v) to one or two frames on; 0 in the last two real frames."""
-        out[:, :, -frames:] = 0
-        torch.sub(place[:, :, frames:], place[:, :, :-frames], out=out[:, :, :-frames])
-        later = torch.cat([mask[:, 2:], mask.new_zeros(mask.shape[0], 2)], 1)[:, : mask.shape[1]]
-        inside = mask & later  # a mask has no holes: the frame between is real too
+        if exporting():  # by number: the exporter takes for granted that there are as many frames as a slice leaves out
+            t = torch.arange(mask.shape[1], device=mask.device)
+            last = mask.shape[1] - 1
+            out.copy_(place[:, :, (t + frames).clamp(max=last)] - place)
+            inside = mask & mask[:, (t + 2).clamp(max=last)] & (t + 2 <= last)
+        else:
+            out[:, :, -frames:] = 0
+            torch.sub(place[:, :, frames:], place[:, :, :-frames], out=out[:, :, :-frames])
+            later = torch.cat([mask[:, 2:], mask.new_zeros(mask.shape[0], 2)], 1)[:, : mask.shape[1]]
+            inside = mask & later  # a mask has no holes: the frame between is real too
         out.mul_(inside.to(out.dtype)[..., None])
 
 
