@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from bpmt_ext.errors import UserError
 from bpmt_ext.losses import SupConLoss_Re
 from bpmt_ext.nets.grouped import GroupedEncoder, flow_attention
 from bpmt_ext.nets.masking import draw_hidden
-from bpmt_ext.nets.objectives import FAKES, Contrast, RealOrFake, Teacher, motion, noisy, pooled_pairs
+from bpmt_ext.nets.objectives import FAKES, Contrast, RealOrFake, Teacher, motion, noisy, pooled_columns
 from bpmt_ext.registry import build_network, get_method
 
 SMALL = {"width": 16, "heads": 2, "layers": 2, "feedforward": 20, "max_frames": 12, "dropout": 0.0}
-FIRST, SECOND = torch.triu_indices(5, 5, 1)
+PAIRS = list(combinations(range(5), 2))
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("BPMT_T1", {"attention": "flow"}),
     ("BPMT_T1", {"mask": "tube", "target": "motion"}),
@@ -40,6 +41,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("BPMT_T2", {"mask_value": "drop", "freeze_t1": "no", "target": "motion"}),
     *(("BPMT_T2", {"fake": kind, "freeze_t1": "no", "mask": "tube"}) for kind in FAKES[1:]),
     ("BPMT_T2", {"fake": "frames", "contrast": 0.1, "freeze_t1": "no", "t2_encoder": "iip_pair", "share_t2": True}),
+    ("BPMT_T2", {"fake": "parts", "contrast": 0.1, "freeze_t1": "no", "t2_encoder": "body", "norm_first": True}),
 ]
 
 
@@ -232,7 +234,7 @@ def test_a_resumed_training_has_the_same_teacher() -> None:
 
 
 def test_contrast_equals_loops() -> None:
-    net = stirred(Contrast(pairs=3, width=4, temperature=0.5))
+    net = stirred(Contrast(columns=3, inputs=8, width=4, temperature=0.5))
     pooled, owner = torch.randn(3, 4, 8).double(), torch.tensor([0, 1, 1, 2])
     rows = [(i, F.normalize(pooled[q, i] @ net.project.weight[q] + net.project.bias[q, 0], dim=0))
             for q in range(3) for i in range(4)]  # fmt: skip
@@ -248,14 +250,15 @@ def test_contrast_equals_loops() -> None:
 
 def test_pairs_are_pooled_over_real_frames() -> None:
     sides, mask = torch.randn(4, 3, 5, 2), lengths(5, 2, 1, frames=5)
-    found = pooled_pairs(sides, mask)
+    found = pooled_columns(sides, mask, 2)
     assert found.shape == (2, 3, 4)
+    torch.testing.assert_close(pooled_columns(sides, mask, 4)[1, 1], sides[1, 1, :2].mean(0))
     torch.testing.assert_close(found[1, 1], torch.cat([sides[2, 1, :2].mean(0), sides[3, 1, :2].mean(0)]))
 
 
 @pytest.mark.parametrize("kind", FAKES[1:])
 def test_a_fake_changes_the_movement_of_a_part_and_nothing_else(kind: str) -> None:
-    net = RealOrFake(skeleton=COCO, kind=kind, first=FIRST, second=SECOND, width=4)
+    net = RealOrFake(skeleton=COCO, kind=kind, columns=PAIRS, width=4)
     pose, mask = walking(200, 9).double(), lengths(*[9, 6, 4, 9] * 50, frames=9)
     fake, told, changed = net.fake(pose, mask, torch.arange(200))
     assert abs(changed.any(1).float().mean() - 0.5) < 0.1
@@ -288,15 +291,23 @@ def test_a_fake_changes_the_movement_of_a_part_and_nothing_else(kind: str) -> No
 
 
 def test_a_pair_with_one_changed_part_is_the_fake_one() -> None:
-    net = stirred(RealOrFake(skeleton=COCO, kind="parts", first=FIRST, second=SECOND, width=3))
+    net = stirred(RealOrFake(skeleton=COCO, kind="parts", columns=PAIRS, width=3))
     pooled = torch.randn(10, 2, 6).double()
     changed = torch.tensor([[False, True, False, False, False], [False, True, True, False, False]])
     total = 0.0
-    for q, (a, b) in enumerate(zip(FIRST.tolist(), SECOND.tolist(), strict=True)):
+    for q, (a, b) in enumerate(PAIRS):
         for i in range(2):
             p = (pooled[q, i] @ net.judge.weight[q, :, 0] + net.judge.bias[q, 0, 0]).sigmoid()
             total -= (p if changed[i, a] != changed[i, b] else 1 - p).log()
     assert (net(pooled, changed) - total / 20).abs() < 1e-10
+
+
+def test_of_a_body_the_changed_part_is_the_fake_one() -> None:
+    net = stirred(RealOrFake(skeleton=COCO, kind="parts", columns=[(part,) for part in range(5)], width=3))
+    pooled, changed = torch.randn(5, 2, 3).double(), torch.eye(5, dtype=torch.bool)[[1, 3]]
+    found = torch.stack([pooled[p] @ net.judge.weight[p, :, 0] + net.judge.bias[p, 0, 0] for p in range(5)], 1)
+    wanted = -torch.where(changed, found.sigmoid(), 1 - found.sigmoid()).log().mean()
+    assert (net(pooled, changed) - wanted).abs() < 1e-10
 
 
 def test_the_parts_of_a_sequence_and_of_a_person_attract_each_other() -> None:
@@ -325,7 +336,7 @@ def test_a_stage_with_ideas_learns_and_ignores_padding(name: str, options: dict[
     extras = sum(bool(options.get(key)) for key in ("dual", "contrast", "fake"))
     plain, padded = net(pose, mask, key), torch.where(mask[..., None, None], pose, 50.0)
     wide = net(F.pad(padded, (0, 0, 0, 0, 0, 5), value=-9.0), F.pad(mask, (0, 5)), key)
-    assert len(plain["losses"]) == (5 if name == "BPMT_T1" else 10) + extras
+    assert len(plain["losses"]) == (5 if name == "BPMT_T1" or options.get("t2_encoder") == "body" else 10) + extras
     for part, value in plain["losses"].items():
         torch.testing.assert_close(wide["losses"][part], value, atol=1e-5, rtol=1e-5)
     weights = {n: p for n, p in net.named_parameters() if p.requires_grad}

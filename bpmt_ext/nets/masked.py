@@ -27,7 +27,7 @@ from bpmt_ext.nets.objectives import (
     loss_weight,
     motion,
     noisy,
-    pooled_pairs,
+    pooled_columns,
     with_extras,
 )
 from bpmt_ext.nets.pairs import PairEncoder, t2_stage
@@ -268,8 +268,8 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
 
     Both parts are masked independently, encoded by T1, joined by cross-attention and T2, and decoded in parallel:
     L = (L_A + L_B) / 2. t2_encoder `body`: all parts at once, {losses: {part: ()}}. freeze_t1: `yes` (the thesis),
-    `no`, `last_layer`. contrast: weight of a contrastive loss
-    between a sequence's pairs; fake: none, frames, parts or sides, with its weight. See objectives.py.
+    `no`, `last_layer`. contrast: weight of a contrastive loss between a sequence's pairs (body: its
+    parts); fake: none, frames, parts or sides, with its weight. See objectives.py.
     """
 
     def __init__(
@@ -336,16 +336,13 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
             loss_weight("fake_weight", fake_weight),
         )
         of_pairs = isinstance(self.t2, PairEncoder)
-        if not of_pairs and (self.contrast_weight or fake != "none"):
-            raise ValueError("contrast and fake compare pairs; t2_encoder body has none of its own")
-        self.contrast = Contrast(pairs=len(self.t2.pairs), width=width) if self.contrast_weight else None
+        columns = self.t2.pairs if of_pairs else [(part,) for part in range(slots.parts)]
+        self.names = ["+".join(PART_NAMES[part] for part in column) for column in columns]
+        inputs = len(columns[0]) * width
+        self.contrast = Contrast(columns=len(columns), inputs=inputs, width=width) if self.contrast_weight else None
         self.fakes = None
         if fake != "none":
-            pairs = {"first": self.t2.first, "second": self.t2.second, "width": width}
-            self.fakes = RealOrFake(skeleton=skeleton, kind=fake, **pairs)
-        self.names = list(PART_NAMES)
-        if of_pairs:
-            self.names = [f"{PART_NAMES[a]}+{PART_NAMES[b]}" for a, b in self.t2.pairs]
+            self.fakes = RealOrFake(skeleton=skeleton, kind=fake, columns=columns, width=width)
         self.freeze_t1 = freeze_t1
         set_trainable(self.t1, freeze_t1, self.t1.encoder.layers[-1])
 
@@ -364,7 +361,7 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         losses = part_losses(error, seen.weight[:, :, self.slot], self.decoder.group, self.decoder.groups)
         losses = losses.view(len(self.names), -1).mean(1)  # (q,) or (p,)
         extras = {}
-        pooled = pooled_pairs(sides, tokens) if self.contrast or self.fakes else None
+        pooled = pooled_columns(sides, tokens, len(self.names)) if self.contrast or self.fakes else None
         if self.contrast is not None:
             whole = ~seen.changed.any(1)
             extras["contrast"] = (self.contrast_weight, self.contrast(pooled[:, whole], seen.owner[whole]))

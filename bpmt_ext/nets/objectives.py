@@ -15,6 +15,7 @@ True where a frame is real.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -87,26 +88,27 @@ class Teacher(nn.Module):
         return F.layer_norm(features, features.shape[-1:])
 
 
-def pooled_pairs(sides: Tensor, mask: Tensor) -> Tensor:
-    """U (2 q, n, t, d), mask (n, t) -> both sides' mean over the real frames, side by side (q, n, 2 d)."""
+def pooled_columns(sides: Tensor, mask: Tensor, columns: int) -> Tensor:
+    """U (2 q, n, t, d), or (p, n, t, d), mask (n, t) -> the means over the real frames of a column's sides, side by
+    side: (q, n, 2 d) of pairs, (p, n, d) of parts."""
     pooled = torch.einsum("gntd,nt->gnd", sides, _shares(mask, sides))
-    return pooled.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
+    return pooled.unflatten(0, (columns, -1)).transpose(1, 2).flatten(2)
 
 
 class Contrast(nn.Module):
-    """Pooled pairs (q, n, 2 d), owner (n,) -> scalar: the q pairs of a sequence recognise each other among all.
+    """Pooled columns (k, n, d'), owner (n,) -> scalar: a sequence's pairs, or parts, recognise each other among all.
 
-    Each pair's vector is mapped to one common space and to unit length; minus the mean over a vector's own sequence of
-    the log of the softmax of (inner product / temperature) over all others (Chen et al., "SimCLR", ICML 2020, with
-    the pairs as views; Khosla et al. 2020 for several positives). owner: windows of one sequence belong together.
+    Each column's vector is mapped to one common space and to unit length; minus the mean over a vector's own sequence
+    of the log of the softmax of (inner product / temperature) over all others (Chen et al., "SimCLR", ICML 2020, with
+    the columns as views; Khosla et al. 2020 for several positives). owner: windows of one sequence belong together.
     """
 
-    def __init__(self, *, pairs: int, width: int, temperature: float = 0.1) -> None:
+    def __init__(self, *, columns: int, inputs: int, width: int, temperature: float = 0.1) -> None:
         super().__init__()
-        self.project, self.temperature = GroupedLinear(groups=pairs, inputs=2 * width, outputs=width), temperature
+        self.project, self.temperature = GroupedLinear(groups=columns, inputs=inputs, outputs=width), temperature
 
     def forward(self, pooled: Tensor, owner: Tensor) -> Tensor:
-        rows = F.normalize(self.project(pooled), dim=-1).flatten(0, 1)  # (q n, d)
+        rows = F.normalize(self.project(pooled), dim=-1).flatten(0, 1)  # (k n, d)
         itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
         owner = owner.repeat(len(pooled))
         positive = (owner[:, None] == owner) & ~itself
@@ -115,18 +117,21 @@ class Contrast(nn.Module):
 
 
 class RealOrFake(nn.Module):
-    """Half of the sequences get a part that does not belong; each pair says whether one of its two does not.
+    """Half of the sequences get a part that does not belong; each pair says whether one of its two does not, or
+    each part whether it is the one.
 
     kind: `frames` (a drawn part's frames in random order), `parts` (a drawn part moves as in the sequence before it in
     the batch; what both have of frames is left) or `sides` (the arms exchange their movements). Only the movement about
     the mean changes: sizes and places give nothing away. A pair of which both parts or none are changed is real.
-    (Order of frames: Misra et al., "Shuffle and learn", ECCV 2016.)
+    columns: the parts of each pair, or each part alone. (Order of frames: Misra et al., "Shuffle and learn", ECCV
+    2016.)
     """
 
     members: Tensor
     mirror: Tensor
+    inside: Tensor
 
-    def __init__(self, *, skeleton: Skeleton, kind: str, first: Tensor, second: Tensor, width: int) -> None:
+    def __init__(self, *, skeleton: Skeleton, kind: str, columns: Sequence[Sequence[int]], width: int) -> None:
         super().__init__()
         if kind not in FAKES[1:]:
             raise ValueError(f"fake must be one of {', '.join(FAKES)}, not {kind!r}")
@@ -134,10 +139,12 @@ class RealOrFake(nn.Module):
         members = torch.zeros(len(skeleton.parts), skeleton.num_joints)
         for row, part in zip(members, skeleton.parts, strict=True):
             row[list(part)] = 1
-        for name, value in {"members": members, "mirror": torch.tensor(skeleton.mirror), "first": first.clone(),
-                            "second": second.clone()}.items():  # fmt: skip
+        inside = torch.zeros(len(columns), len(skeleton.parts))
+        for row, column in zip(inside, columns, strict=True):
+            row[list(column)] = 1
+        for name, value in {"members": members, "mirror": torch.tensor(skeleton.mirror), "inside": inside}.items():
             self.register_buffer(name, value, persistent=False)
-        self.judge = GroupedLinear(groups=len(first), inputs=2 * width, outputs=1)
+        self.judge = GroupedLinear(groups=len(columns), inputs=len(columns[0]) * width, outputs=1)
 
     def fake(self, pose: Tensor, mask: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pose (n, t, v, c), mask (n, t), key (n,) -> pose, mask, and which parts were changed (n, p)."""
@@ -160,8 +167,8 @@ class RealOrFake(nn.Module):
         return torch.cat([torch.where(gone, other, x), pose[..., self.dims :]], 3), mask, changed
 
     def forward(self, pooled: Tensor, changed: Tensor) -> Tensor:
-        """Pooled pairs (q, n, 2 d), changed (n, p) -> binary cross-entropy, mean over pairs and sequences."""
-        wrong = changed[:, self.first] ^ changed[:, self.second]  # (n, q)
+        """Pooled columns (k, n, d'), changed (n, p) -> binary cross-entropy, mean over columns and sequences."""
+        wrong = changed.to(pooled.dtype) @ self.inside.T.to(pooled.dtype) == 1  # (n, k)
         return F.binary_cross_entropy_with_logits(self.judge(pooled)[..., 0].T, wrong.to(pooled.dtype))
 
 
