@@ -79,6 +79,8 @@ class DataConfig(Section):
     validation: float = Field(default=0.0, ge=0, lt=1, description="Share of the training labels held out, 0 = none")
     validation_seed: Count = _said(0, "Chooses which labels are held out")
     min_cameras: Positive = _said(1, "Leave out training subjects seen by fewer cameras than this")
+    train_labels: Count = _said(0, "Train on this many labels (for learning curves), fewer are among more; 0 = all")
+    train_sequences: Count = _said(0, "Train on at most this many sequences of a label, chosen likewise; 0 = all")
     camera: Camera = _said("type_prefix", "Where a sequence's camera is read: type or view, whole or up to the first _")
     camera_split: bool = _said(False, "Train on three quarters of each subject's cameras, validate on the others")
     missing_labels: Literal["error", "warn"] = _said("error", "What to do about listed labels absent on disk")
@@ -89,6 +91,8 @@ class DataConfig(Section):
             raise ValueError(
                 f"camera_split true and validation {self.validation} both choose the validation set; drop one of them"
             )
+        if self.camera_split and (self.train_labels or self.train_sequences):
+            raise ValueError("train_labels and train_sequences do not go with camera_split, which divides each label")
         return self
 
 

@@ -153,6 +153,7 @@ def contents(out: Path, pattern: str = "*.*") -> dict[str, bytes]:
 def data_cfg(root: Path, partition: Path | None = None, **changes: object) -> SimpleNamespace:
     base = {"dataset_root": str(root), "dataset_partition": str(partition or root / "partition.json"), "cache": False,
             "frame_threshold": 0, "data_in_use": None, "validation": 0.0, "validation_seed": 0, "min_cameras": 1,
+            "train_labels": 0, "train_sequences": 0,
             "camera": "type_prefix", "camera_split": False, "missing_labels": "error", "modality": "pose",
             "packed": False}  # fmt: skip
     return SimpleNamespace(**{**base, **changes})

@@ -72,6 +72,7 @@ BOTH = ("fastposegait", "opengait")
         (BOTH, ["trainer_cfg.total_iter=11", "trainer_cfg.save_iter=7"], "save_iter: the host saves every 7 iter"),
         (BOTH, ["trainer_cfg.precision=bf16"], "knows float16 only"),
         (BOTH, ["data_cfg.min_cameras=2"], "takes all sequences of a training identity"),
+        (BOTH, ["data_cfg.train_sequences=2"], "takes all sequences of a training identity"),
         (BOTH[:1], ["data_cfg.data_in_use=[0]"], "data_in_use: [0] are positions"),
         (BOTH[1:], ["data_cfg.frame_threshold=9"], "frame_threshold: OpenGait keeps short sequences"),
         (BOTH, ["trainer_cfg.sampler.sample_type=fixed_allordered"], "not fixed_allordered"),

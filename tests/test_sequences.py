@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 import zlib
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,7 +43,8 @@ def settings(root: Path, partition: dict[str, list[str]] | None = None, **change
         path.write_text(json.dumps(partition))
     base = {"dataset_root": str(root), "dataset_partition": str(path), "cache": False, "modality": "pose",
             "packed": False, "frame_threshold": 0, "data_in_use": None, "validation": 0.0, "validation_seed": 0,
-            "min_cameras": 1, "camera": "type_prefix", "camera_split": False, "missing_labels": "error"}
+            "min_cameras": 1, "train_labels": 0, "train_sequences": 0, "camera": "type_prefix",
+             "camera_split": False, "missing_labels": "error"}
     return SimpleNamespace(**{**base, **changes})
 
 
@@ -123,6 +125,21 @@ def test_min_cameras(root: Path, rule: str, kept: set[str]) -> None:
     splits = load_splits(data)
     assert set(splits.train.label_set) == kept and splits.dropped["few_camera_sequences"] == 6
     assert set(splits.test.label_set) == {"q0", "q1"}  # two cameras each: the rule is the training's
+
+
+def test_fewer_labels_and_sequences_are_among_more(root: Path) -> None:
+    whole = load_splits(settings(root, LISTS))
+    found: dict[tuple[int, int], set[str]] = {}
+    for labels in (1, 2, 4):
+        for most in (1, 2, 0):
+            train = load_splits(settings(root, LISTS, train_labels=labels, train_sequences=most)).train
+            counts = Counter(train.labels)
+            assert len(counts) == len(train.label_set) == labels and max(counts.values()) <= (most or 99)
+            found[labels, most] = names(train)
+    assert found[1, 1] < found[1, 2] < found[1, 0] < found[4, 0] == names(whole.train)
+    assert found[1, 2] < found[2, 2] < found[4, 2]
+    with pytest.raises(UserError, match="train_labels: 5, but there are 4"):
+        load_splits(settings(root, LISTS, train_labels=5))
 
 
 def test_camera_rules() -> None:

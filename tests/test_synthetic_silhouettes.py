@@ -129,7 +129,7 @@ def test_the_written_set_is_read_as_silhouettes_and_fits_casia_bs_rule(tmp_path:
     data = SimpleNamespace(
         dataset_root=tmp_path / "set", dataset_partition=partition, modality="silhouette", cache=False, packed=False,
         data_in_use=None, missing_labels="error", frame_threshold=0, min_cameras=1, camera="view", camera_split=False,
-        validation=0.0, validation_seed=0,
+        validation=0.0, validation_seed=0, train_labels=0, train_sequences=0,
     )  # fmt: skip
     test = load_splits(data).test
     counts = protocol_counts(

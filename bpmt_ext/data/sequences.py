@@ -140,7 +140,8 @@ class Splits:
     """The sets of one data root. `probes` are names of test sequences, None where the benchmark names none.
 
     dropped counts what was left out: missing_labels, missing_probes, unlisted_labels, empty_folders, short_sequences
-    (by frame_threshold), short_probes (those of them that were probes), few_camera_sequences (by min_cameras).
+    (by frame_threshold), short_probes (those of them that were probes), few_camera_sequences (by min_cameras),
+    thinned_sequences (by train_labels and train_sequences).
     """
 
     train: SequenceSet
@@ -277,6 +278,21 @@ def _held_out(records: Sequence[Record], share: float, seed: int, sequences: boo
     return sides
 
 
+def _thinned(records: Sequence[Record], labels: int, sequences: int, seed: int) -> list[Record]:
+    """At most `labels` labels and `sequences` of each (0: all), in a drawn order: fewer are among more."""
+    known, drawn = sorted({r.label for r in records}), np.random.default_rng([seed, len(records)])
+    if labels > len(known):
+        raise UserError(f"data_cfg.train_labels: {labels}, but there are {len(known)} to train on; lower it")
+    chosen = set(drawn.permutation(known)[: labels or None].tolist())
+    left = dict.fromkeys(chosen, sequences or len(records))
+    kept = set()
+    for i in drawn.permutation(len(records)).tolist():
+        if left.get(records[i].label):
+            left[records[i].label] -= 1
+            kept.add(i)
+    return [r for i, r in enumerate(records) if i in kept]
+
+
 def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) -> Splits:
     """The sets of the data section of a config (any object with its attributes).
 
@@ -331,6 +347,12 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
         label_set = {r.label for r in train}
     elif not partition.val:
         train, val = _held_out(enough, data.validation, data.validation_seed, partition.sequences)
+    if data.train_labels and partition.sequences:
+        raise UserError("data_cfg.train_labels: would leave classes out; set it to 0, train_sequences takes fewer "
+                        "clips of each")  # fmt: skip
+    if data.train_labels or data.train_sequences:
+        everything, train = train, _thinned(train, data.train_labels, data.train_sequences, data.validation_seed)
+        dropped.update(thinned_sequences=len(everything) - len(train))
     probes = frozenset(partition.probe) & {r.name for r in test} if partition.probe else None
     return Splits(SequenceSet(train, label_set, reader), SequenceSet(val, label_set, reader),
                   SequenceSet(test, partition.classes or None, reader), probes, dict(dropped), data.camera)

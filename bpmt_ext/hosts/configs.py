@@ -87,8 +87,10 @@ def save_interval(settings: Settings) -> int:
 
 def _data(settings: Settings, host: Host) -> dict[str, Any]:
     data = settings.data_cfg
-    if data.min_cameras > 1 or data.camera_split:
-        key = "camera_split" if data.camera_split else "min_cameras"
+    fewer = {"camera_split": data.camera_split, "min_cameras": data.min_cameras > 1,
+             "train_labels": data.train_labels, "train_sequences": data.train_sequences}  # fmt: skip
+    if any(fewer.values()):
+        key = next(key for key, value in fewer.items() if value)
         raise UserError(
             f"{settings.where(f'data_cfg.{key}')}: {host.name} takes all sequences of a training identity; leave it "
             "out, or write a partition file without those that are to be left out"
