@@ -23,6 +23,7 @@ from bpmt_ext.data.batches import SAMPLERS, FrameSelection
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.draws import Draws
 from bpmt_ext.engine.distributed import World
+from bpmt_ext.engine.methods import contenders, stages_of
 from bpmt_ext.engine.parts import Run
 from bpmt_ext.engine.solvers import check_solver
 from bpmt_ext.engine.stages import build_objective, build_run, data_skeleton, pose_skeleton
@@ -112,6 +113,22 @@ def test_a_config_builds(path: Path, tmp_path: Path) -> None:
         assert ("CrossEntropyLoss" in {loss.type for loss in settings.loss_cfg}) <= ("logits" in shapes)
         classes = run.method.classes and settings.model_cfg.free.get(run.method.classes, CLASSES)
         assert shapes["logits"][1] == classes if classes else "logits" not in shapes
+
+
+AXES = {"body_axes.yaml": "kinectgait", "ideas_axes.yaml": "kinectgait", "curve_axes.yaml": "kinectgait"}
+
+
+def test_every_cell_of_a_shipped_grid_builds() -> None:
+    """Of a network whose LayerNorm and stages agree, and of all stages of it."""
+    folder = Path(__file__).resolve().parents[1] / "tools"
+    assert {path.name for path in folder.glob("*_axes.yaml")} == set(AXES)
+    for name, config in AXES.items():
+        text = str(FOLDER / "bpmt" / f"bpmt_{config}.yaml") + "@scratch" * (name == "body_axes.yaml")
+        cells = contenders([text], folder / name, [], Path.cwd())
+        assert len({one.opts for one in cells}) == len(cells)
+        for one in cells:
+            for stage in stages_of(one.config, one.opts, Path.cwd()):
+                built(stage.settings)
 
 
 def network_key(settings: Settings) -> str:
