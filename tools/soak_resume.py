@@ -43,7 +43,7 @@ from bpmt_ext.report.tables import text_table
 from bpmt_ext.synthetic import write_dataset
 
 KINDS = ("time", "file", "write", "full", "denied")
-FAULTS = ("full", "denied")  # what the program lives to tell of
+FAULTS = ("full", "denied", "worker")  # what the program lives to tell of; worker: a `write` that a loader worker met
 STAGES = {"t1": "BPMT_T1", "t2": "BPMT_T2", "net": "BPMT"}
 PLACES = ("start", *STAGES, "test")  # where a stop can land: before the first stage, in one, after the last
 ITERATIONS = 9  # of each stage
@@ -257,10 +257,12 @@ def trial(task: Path, folder: Path, stops: Sequence[Stop], opts: Sequence[str] =
         status = child.ended(stop.seconds if stop.kind == "time" else 600)
         if status == 0:
             continue  # it was through before the trap
-        hits[stop.kind, place_of(folder)] += 1
-        if stop.kind == "time":
+        worker = stop.kind == "write" and opts and status == 2 and "worker died" in child.told
+        kind = "worker" if worker else stop.kind
+        hits[kind, place_of(folder)] += 1
+        if kind == "time":
             right = status is None
-        elif stop.kind in FAULTS:
+        elif kind in FAULTS:
             right = status == 2 and len(child.sentences()) == 1 and "Traceback" not in child.told
         else:
             right = status in (-signal.SIGKILL, -signal.SIGXFSZ)
@@ -304,7 +306,7 @@ def soak(minutes: float, seed: int, kills: int, say: Callable[[str], object]) ->
             hits, trials = hits + met, trials + 1
             survived += 0 if faults else sum(met.values())
             shutil.rmtree(folder)
-    table = {kind: {place: hits[kind, place] for place in PLACES} for kind in KINDS}
+    table = {kind: {place: hits[kind, place] for place in PLACES} for kind in (*KINDS, "worker")}
     return {
         "trials": trials, "kills within the stages": _kills(hits),
         "stopped": {kind: sum(row.values()) for kind, row in table.items()},
