@@ -342,7 +342,7 @@ def _numbers(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
 def prepare() -> None:
     """Import, once for all that is forked from here, what a training imports; of the curves only the numbers are
     written, since drawing them would take half of the time."""
-    for name in ("bpmt_ext.engine.run", "torch.utils.tensorboard", "torch._dynamo"):
+    for name in ("bpmt_ext.engine.run", "bpmt_ext.engine.events", "torch._dynamo"):
         importlib.import_module(name)
     importlib.import_module("bpmt_ext.report.curves").draw_curves = _numbers
     torch.set_num_threads(1)
