@@ -19,6 +19,7 @@ from bpmt_ext.cli_people import add_people
 from bpmt_ext.cli_pictures import add_pictures
 from bpmt_ext.cli_report import add_report
 from bpmt_ext.errors import DISK_FULL, UserError, printable, survive_names
+from bpmt_ext.words import Parser
 
 if TYPE_CHECKING:
     from bpmt_ext.config import Settings
@@ -206,7 +207,7 @@ def _say(lines: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bpmt", description="Body parts as modalities: gait and action recognition.")
+    parser = Parser(prog="bpmt", description="Body parts as modalities: gait and action recognition.")
     parser.add_argument("--version", action="version", version=f"bpmt {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -339,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def host_main(argv: Sequence[str] | None = None, prog: str = "main.py") -> int:
     """The hosts' command line: `--cfgs FILE --phase train|test [--iter N] [--log_to_file] [--opts ...]`."""
-    parser = argparse.ArgumentParser(prog=prog, description="Train or test a network on the embedded engine.")
+    parser = Parser(prog=prog, description="Train or test a network on the embedded engine.")
     _add_run(parser)
     parser.add_argument("--phase", choices=("train", "test"), default="train", help="default: %(default)s")
     return guarded("bpmt", _run, parser.parse_args(argv))

@@ -15,7 +15,6 @@ that searches); without any split no partition.json is written.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import re
@@ -32,6 +31,7 @@ from bpmt_ext.data.posejson import FILE_BYTES, load_json
 from bpmt_ext.data.posepeople import PERSON_RULES
 from bpmt_ext.errors import UserError
 from bpmt_ext.skeletons import SKELETONS, Skeleton, get_skeleton, skeleton_from_mapping
+from bpmt_ext.words import Parser
 
 KEYS = {"joint_format", "skeleton", "frame_rate", "sequences"}
 ENTRY_KEYS = {"file", "label", "type", "view", "split", "key", "person"}
@@ -166,7 +166,7 @@ def _channels(manifest: Manifest) -> int | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="generic", description="Pose files and a JSON manifest to pickles.")
+    parser = Parser(prog="generic", description="Pose files and a JSON manifest to pickles.")
     add_arguments(parser)
     args = parser.parse_args(argv)
 

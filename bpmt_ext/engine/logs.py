@@ -24,9 +24,9 @@ PATIENCE = 15.0  # seconds: the loader workers of a training that was killed not
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all; a name of a file in it that is no text by its number, as JSON does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
     clear_unfinished(path)
 
 

@@ -23,6 +23,7 @@ from bpmt_ext.engine.stages import stage_options
 from bpmt_ext.errors import UserError
 from bpmt_ext.hosts.checkouts import HOSTS, Checkout, Host, find_host, install_hint, missing_imports, tracked
 from bpmt_ext.hosts.configs import host_config, own_options
+from bpmt_ext.regular import read_regular
 
 DEFAULT_CONFIG = "configs/bpmt/bpmt_gait3d.yaml"  # with its stages
 MANIFEST = Path("configs", "bpmt", "bpmt_ext.json")
@@ -49,7 +50,7 @@ def read_manifest(root: Path) -> Manifest | None:
     if not file.exists():
         return None
     try:
-        values = json.loads(file.read_text("utf-8"))
+        values = json.loads(read_regular(file).decode("utf-8"))
         manifest = Manifest(
             str(values["bpmt_ext"]),
             {Path(name): str(sha) for name, sha in values["files"].items()},
