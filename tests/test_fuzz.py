@@ -152,6 +152,28 @@ def test_a_pipe_is_no_list_of_classes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "--classes" in capsys.readouterr().err
 
 
+LOOPS = {"train": ["--cfgs", "{}"], "report": ["{}"], "link": ["{}"], "unlink": ["{}"], "doctor": ["{}"],
+         "compare": ["--report", "--out", "{}"], "draw": ["{}", "-o", "{}"], "gallery": ["--gallery", "{}"],
+         "check-data": ["--cfgs", "net.yaml", "--opts", "data_cfg.dataset_root={}"],
+         "landmarks": ["--cfgs", "net.yaml", "--output", "{}"], "fuse": ["{}"], "casiab": to_out("{}"),
+         "generic": to_out("m.json")}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["loop", "~nobody-of-that-name/x"])
+def test_a_link_to_itself_and_a_home_of_nobody_are_no_files(path: str, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.listdir(home()):
+        (tmp_path / name).symlink_to(home() / name)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "m.json").write_text(json.dumps({"joint_format": "coco17", "sequences": [
+        {"file": path, "label": "a", "type": "b", "view": "c"}]}))  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for point, words in LOOPS.items():
+        words = [word.format(path) for word in words]
+        status = converters()[point].main(words) if point in CONVERTERS else main([point, *words])
+        assert status == 2 and capsys.readouterr().err.startswith(("bpmt: ", f"{point}: ")), point
+
+
 def test_nests_without_end_in_files_of_the_package(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(DEEP)
     for read in (read_partition, read_json):

@@ -38,7 +38,7 @@ from bpmt_ext.identify.gallery import Gallery
 from bpmt_ext.plugins import load_plugins
 from bpmt_ext.skeletons import PART_NAMES, get_skeleton, skeleton_from_mapping
 
-FILES = ("config.py", "config_checks.py", "config_schema.py", "skeletons.py", "registry.py", "plugins.py",
+FILES = ("config.py", "config_checks.py", "config_schema.py", "skeletons.py", "registry.py", "plugins.py", "regular.py",
          "data/sequencelists.py", "data/partitions.py", "data/sequences.py", "data/packed.py", "identify/gallery.py",
          "identify/files.py", "identify/search.py", "identify/calibrate.py", "identify/poses.py", "identify/people.py",
          "engine/checkpoint.py")  # fmt: skip
@@ -252,6 +252,7 @@ NAMES = {"train": ["a", "b"], "test": ["c"]}
 CASES: dict[str, tuple[Act, str]] = {
     # what a config says
     "a path for a name": (config({"data_cfg.dataset_name": "a/b"}), "data_cfg.dataset_name: names a folder"),
+    "a null for a path": (config({"data_cfg.dataset_root": "a\0"}), "is no path: it holds a null"),
     "two ways to validate": (config({"data_cfg.camera_split": True}), "both choose the validation set"),
     "least and most": (config(unfixed | {"trainer_cfg.sampler.frames_num_min": 9, "trainer_cfg.sampler.frames_num_max":
                                          3}), "9 is larger than frames_num_max 3"),

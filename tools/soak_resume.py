@@ -293,7 +293,7 @@ def soak(minutes: float, seed: int, kills: int, say: Callable[[str], object]) ->
         task.mkdir()
         write_task(task, seed)
         whole = {0: undisturbed(task, root / "whole0", ways[0])}
-        while _kills(hits) < kills or time.monotonic() - begin < 60 * minutes:
+        while len(wrong) < 50 and (_kills(hits) < kills or time.monotonic() - begin < 60 * minutes):
             way, folder = int(trials % 4 == 3), root / f"trial{trials}"
             if way not in whole:
                 whole[way] = undisturbed(task, root / f"whole{way}", ways[way])

@@ -30,6 +30,7 @@ from bpmt_ext.engine.zoo import TrainedRun, read_run
 from bpmt_ext.errors import UserError
 from bpmt_ext.jsonfiles import read_json
 from bpmt_ext.registry import get_method
+from bpmt_ext.regular import at_home, real_path
 from bpmt_ext.skeletons import Skeleton
 
 _SIGNS = ("config.yaml", "results.json", "metrics.jsonl")  # a folder with one of them is a run's
@@ -131,7 +132,7 @@ class RunFolder:
 
 def read_folders(folders: Sequence[Path]) -> list[RunFolder]:
     """The runs of these folders, each with a name of its own. UserError for a folder that is no run, or named twice."""
-    paths = [folder.expanduser().resolve() for folder in folders]
+    paths = [real_path(at_home(folder)) for folder in folders]
     twice = [path for i, path in enumerate(paths) if path in paths[:i]]
     if twice:
         raise UserError(f"{twice[0]}: is named twice; name every run once")
