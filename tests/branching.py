@@ -15,6 +15,7 @@ from bpmt_ext.data import pickles, posejson
 PACKAGE = Path(errors.__file__).parent
 KINDS = (errors.UserError, posejson.MalformedError, pickles._RefusedError)
 Site = tuple[str, int]
+Act = Callable[[Path], object]  # what is refused in an empty folder
 
 
 def sites(files: Iterable[str]) -> dict[Site, str]:
@@ -74,3 +75,16 @@ def unreached(files: Iterable[str], seen: set[Site]) -> str:
     """A line for each fault of these files that is not among those seen."""
     left = {site: text for site, text in sites(files).items() if site not in seen}
     return "\n".join(f"{name}:{line}: {text}" for (name, line), text in left.items())
+
+
+def told(cases: dict[str, tuple[Act, str]], folder: Path) -> Iterator[str]:
+    """The cases, each with a part of what is to be said, that are taken or told otherwise."""
+    for number, (name, (act, said)) in enumerate(cases.items()):
+        (folder / f"{number}").mkdir()
+        try:
+            act(folder / f"{number}")
+        except errors.UserError as error:
+            if said not in str(error):
+                yield f"{name}: {error}"
+        else:
+            yield f"{name}: is taken"

@@ -23,7 +23,7 @@ import safetensors.numpy
 import test_gallery as g
 import tiny
 import torch
-from branching import reaching, unreached
+from branching import Act, reaching, told, unreached
 
 from bpmt_ext import registry
 from bpmt_ext.config import settings_from
@@ -32,7 +32,6 @@ from bpmt_ext.data import packed, partitions, sequencelists
 from bpmt_ext.data.pickles import write_pickle
 from bpmt_ext.data.sequences import Record, load_splits
 from bpmt_ext.engine import checkpoint
-from bpmt_ext.errors import UserError
 from bpmt_ext.identify import calibrate, files, people, poses, search
 from bpmt_ext.identify.gallery import Gallery
 from bpmt_ext.plugins import load_plugins
@@ -42,7 +41,6 @@ FILES = ("config.py", "config_checks.py", "config_schema.py", "skeletons.py", "r
          "data/sequencelists.py", "data/partitions.py", "data/sequences.py", "data/packed.py", "identify/gallery.py",
          "identify/files.py", "identify/search.py", "identify/calibrate.py", "identify/poses.py", "identify/people.py",
          "engine/checkpoint.py")  # fmt: skip
-Act = Callable[[Path], object]
 NONE = object()  # a key that is taken out
 
 
@@ -402,15 +400,7 @@ CASES: dict[str, tuple[Act, str]] = {
 
 
 def test_every_refusal_is_reached_and_told(tmp_path: Path) -> None:
-    wrong = []
     with reaching() as seen:
-        for number, (name, (act, said)) in enumerate(CASES.items()):
-            (tmp_path / f"{number}").mkdir()
-            try:
-                act(tmp_path / f"{number}")
-            except UserError as error:
-                wrong += [f"{name}: {error}"] if said not in str(error) else []
-            else:
-                wrong.append(f"{name}: is taken")
+        wrong = [*told(CASES, tmp_path)]
     left = unreached(FILES, seen)
     assert not wrong and not left, "\n".join([*wrong, left])
