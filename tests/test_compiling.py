@@ -9,7 +9,6 @@ import sys
 
 import torch
 
-from bpmt_ext.draws import Draws
 from bpmt_ext.engine.compiling import compiled, compiling
 from bpmt_ext.registry import build_network
 from bpmt_ext.skeletons import get_skeleton
@@ -44,16 +43,6 @@ def test_a_compiled_network_gives_the_same_numbers() -> None:
         torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-5, atol=1e-5)
     for one, two in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-5)
-
-
-def test_compiled_draws_are_the_same() -> None:
-    """Worked out on the way, a stream's number was a variable, and its products were too large for the compiler."""
-
-    def drawn(keys: torch.Tensor) -> torch.Tensor:
-        return Draws(keys).split("masking").bits(3) + Draws(keys).split("chosen").bits(3)
-
-    keys = torch.tensor([-(2**63), 5, 2**62 + 11])
-    assert torch.equal(torch.compile(drawn)(keys), drawn(keys))
 
 
 def test_a_machine_without_a_compiler_is_told_in_one_sentence() -> None:
