@@ -19,6 +19,8 @@ from bpmt_ext.cli_people import add_people
 from bpmt_ext.cli_pictures import add_pictures
 from bpmt_ext.cli_report import add_report
 from bpmt_ext.errors import DISK_FULL, UserError, printable, survive_names
+from bpmt_ext.regular import at_home
+from bpmt_ext.words import Parser
 
 if TYPE_CHECKING:
     from bpmt_ext.config import Settings
@@ -111,7 +113,7 @@ def _landmarks(args: argparse.Namespace) -> int:
     from bpmt_ext.engine.landmarks import run
 
     return run(
-        settings, output=Path.cwd() / "output", out=args.output.expanduser().absolute(), iteration=args.iter or None,
+        settings, output=Path.cwd() / "output", out=at_home(args.output).absolute(), iteration=args.iter or None,
         trust=args.trust_checkpoint,
     )  # fmt: skip
 
@@ -126,13 +128,13 @@ def _compare(args: argparse.Namespace) -> int:
     from bpmt_ext.engine.compare import Options, run
 
     def path(value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        return None if value is None else at_home(value).absolute()
 
     if not args.report and not args.cfgs:
         raise UserError("compare: no config is given; name at least one with --cfgs, or print what is there: --report")
     named = ("all",) if args.yardsticks == [] else tuple(args.yardsticks or ())
     return run(Options(
-        out=args.out.expanduser().absolute(), cfgs=tuple(args.cfgs), axes=path(args.axes), opts=tuple(args.opts),
+        out=at_home(args.out).absolute(), cfgs=tuple(args.cfgs), axes=path(args.axes), opts=tuple(args.opts),
         seeds=tuple(dict.fromkeys(args.seeds)), folds=args.folds, fold=tuple(dict.fromkeys(args.fold)),
         fold_dir=path(args.fold_dir), inner=args.inner, root=path(args.root),
         tests={name: path(Path(value)) for name, value in args.test}, minutes=args.minutes or 0.0,
@@ -206,7 +208,7 @@ def _say(lines: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bpmt", description="Body parts as modalities: gait and action recognition.")
+    parser = Parser(prog="bpmt", description="Body parts as modalities: gait and action recognition.")
     parser.add_argument("--version", action="version", version=f"bpmt {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -339,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def host_main(argv: Sequence[str] | None = None, prog: str = "main.py") -> int:
     """The hosts' command line: `--cfgs FILE --phase train|test [--iter N] [--log_to_file] [--opts ...]`."""
-    parser = argparse.ArgumentParser(prog=prog, description="Train or test a network on the embedded engine.")
+    parser = Parser(prog=prog, description="Train or test a network on the embedded engine.")
     _add_run(parser)
     parser.add_argument("--phase", choices=("train", "test"), default="train", help="default: %(default)s")
     return guarded("bpmt", _run, parser.parse_args(argv))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from bpmt_ext.regular import at_home
+
 Settings = Callable[[argparse.Namespace], object]  # what makes the settings of --cfgs and --opts
 
 
@@ -27,7 +29,7 @@ def _export(args: argparse.Namespace, settings: Settings) -> int:
     log_to(None)
     log.setLevel(logging.WARNING)  # what a test tells on its way is of no use here
     return run(
-        own, args.output.expanduser().absolute(), form=args.format, output=Path.cwd() / "output", iteration=args.iter,
+        own, at_home(args.output).absolute(), form=args.format, output=Path.cwd() / "output", iteration=args.iter,
         trust=args.trust_checkpoint, classes=args.classes,
     )  # fmt: skip
 

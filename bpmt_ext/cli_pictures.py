@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import at_home
 
 Settings = Callable[[argparse.Namespace], object]  # what makes the settings of --cfgs and --opts
 _SHOWN = ("attention", "activation", "landmarks", "parts", "reconstruction")
@@ -41,7 +42,7 @@ def _draw(args: argparse.Namespace, settings: Settings) -> int:
     from bpmt_ext.report.sheets import Look, draw_files
 
     look = Look(
-        out=args.output.expanduser(), frames=args.frames, fps=args.fps, count=args.count, height=args.height,
+        out=at_home(args.output), frames=args.frames, fps=args.fps, count=args.count, height=args.height,
         view=args.view, trail=args.trail, follow={"auto": None, "still": False, "follow": True}[args.camera],
         side_by_side=args.side_by_side,
     )  # fmt: skip

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bpmt_ext.regular import at_home
+
 
 def _report(args: argparse.Namespace) -> int:
     from bpmt_ext.plugins import load_plugins
     from bpmt_ext.report.page import run
 
     load_plugins(args.plugin)
-    return run(args.runs, args.output.expanduser().absolute())
+    return run(args.runs, at_home(args.output).absolute())
 
 
 def add_report(commands: argparse._SubParsersAction) -> None:

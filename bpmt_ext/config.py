@@ -41,6 +41,7 @@ from bpmt_ext.config_schema import (
     TrainerConfig,
 )
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import at_home, real_path
 from bpmt_ext.skeletons import get_skeleton
 
 __all__ = [
@@ -197,7 +198,7 @@ def load_settings(path: Path | str, opts: Sequence[str] = (), root: Path | str |
     Raises UserError with one line for every fault.
     """
     base = Path.cwd() if root is None else Path(root).absolute()
-    file = base / Path(path).expanduser()
+    file = base / at_home(path)
     if not file.exists() and (configs_folder().parent / path).is_file():
         file = configs_folder().parent / path
     return _build(read_chain(file, configs_folder() / "default.yaml"), opts, base)
@@ -283,11 +284,11 @@ def _absolute_paths(layers: Layers, root: Path) -> None:
         value = holder.get(key) if isinstance(holder, dict) else None
         if not isinstance(value, str) or not value or value in words:
             return
-        path = root / Path(value).expanduser()
+        path = root / at_home(value)
         source = layers.sources.get(f"{section}.{key}")
         if section == "model_cfg.stages" and path.suffix in (".yaml", ".yml") and source and not path.exists():
             beside = (root / source).parent / value
-            path = beside.resolve() if beside.is_file() else path
+            path = real_path(beside) if beside.is_file() else path
         holder[key] = str(path)
 
     settle("data_cfg", "dataset_root")

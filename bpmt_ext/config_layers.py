@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from bpmt_ext.errors import UserError
-from bpmt_ext.regular import read_regular
+from bpmt_ext.regular import read_regular, real_path
 
 OPTIONS = "--opts"
 _FILE_BYTES = 1 << 20
@@ -105,7 +105,7 @@ def read_chain(path: Path, defaults: Path) -> list[tuple[str, dict[str, Any]]]:
     chain: list[tuple[str, dict[str, Any]]] = []
     visited: list[Path] = []
     while True:
-        real = path.resolve()
+        real = real_path(path)
         if real in visited:
             names = " -> ".join(p.name for p in [*visited[visited.index(real) :], real])
             raise UserError(f"{chain[-1][0]}: base runs in a circle ({names}); take one of them out")
@@ -120,7 +120,7 @@ def read_chain(path: Path, defaults: Path) -> list[tuple[str, dict[str, Any]]]:
         following = path.parent / base
         if not following.is_file():
             raise UserError(f"{path}: base names {following}, which does not exist; base is relative to the file")
-        if following.resolve() == defaults.resolve():
+        if real_path(following) == real_path(defaults):
             return chain
         path = following
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 def _plain_name(name: str) -> str:
-    if not name.strip() or name in (".", "..") or "/" in name or "\\" in name:
+    if not name.strip() or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise ValueError(f"names a folder and should be a word without slashes, got {name!r}")
     return name
 

@@ -20,6 +20,19 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
+def _word(name: str) -> int:
+    """A stream's number."""
+    return zlib.crc32(name.encode()) + (1 << 33)
+
+
+# Those of the streams that networks draw from: torch.compile takes a number from here for a constant, but one that is
+# worked out on the way for a variable, whose products it cannot wrap.
+_WORDS = {name: _word(name) for name in (
+    "angle", "body", "chosen", "clip", "fake", "frame", "grouping", "masking", "noise", "offset", "order", "part",
+    "part_mask", "radius", "score",
+)}  # fmt: skip
+
+
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical shift to the right: torch's `>>` keeps the sign of an int64."""
     return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
@@ -39,8 +52,8 @@ def _wrap(value: int) -> int:
 
 def _absorb(key: Tensor, value: Tensor | int) -> Tensor:
     """A new key from a key and one more integer; broadcasts."""
-    if isinstance(value, int):
-        value = torch.tensor(_wrap(value), dtype=torch.int64, device=key.device)
+    if isinstance(value, int):  # multiplied here: a compiler would do it in integers without end, and fail
+        return _mix(key + _wrap((value + 1) * _GOLDEN))
     return _mix(key + (value + 1) * _GOLDEN)
 
 
@@ -64,8 +77,8 @@ class Draws:
 
     def split(self, name: str | int) -> Draws:
         """An independent stream for the same sequences."""
-        word = zlib.crc32(name.encode()) + (1 << 33) if isinstance(name, str) else name
-        return Draws(_absorb(self.keys, word))
+        word = _WORDS.get(name) if isinstance(name, str) else name
+        return Draws(_absorb(self.keys, _word(str(name)) if word is None else word))
 
     def bits(self, *shape: int) -> Tensor:
         """(n, *shape) int64, all 64 bits random. An element depends on its indices, not on the extents of `shape`."""

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import at_home
 
 
 def load_plugins(files: Sequence[Path | str]) -> None:
     """Run each file once, as the module of its name. UserError for one that is missing, fails or has a taken name."""
-    for path in (Path(file).expanduser() for file in files):
+    for path in map(at_home, files):
         if not path.is_file() or path.suffix != ".py":
             raise UserError(f"--plugin {path}: is no Python file; name the .py file that registers your own parts")
         name, known = path.stem, sys.modules.get(path.stem)

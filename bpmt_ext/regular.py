@@ -1,6 +1,7 @@
 """The path of a file from anybody in; the file, open, or its bytes out, never a pipe or a device.
 
-An unpacked archive may hold a named pipe, on which reading waits for ever, or a link to a device that never ends.
+An unpacked archive may hold a named pipe, on which reading waits for ever, a link to a device that never ends, or a
+link to itself, at which pathlib ends in a RuntimeError.
 """
 
 from __future__ import annotations
@@ -11,10 +12,31 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from bpmt_ext.errors import UserError
+
+
+def at_home(path: Path | str) -> Path:
+    """The path with the ~ it may begin with replaced by that home; one of nobody's stays as it is. UserError for what
+    names no file on any disk."""
+    if "\0" in os.fspath(path):
+        raise UserError(f"{os.fspath(path)[:80]!r} is no path: it holds a null; correct it")
+    return Path(os.path.expanduser(path))
+
+
+def real_path(path: Path | str) -> Path:
+    """The absolute path without links; what is no path, or a link to itself, stays as it is."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a null in it
+        return Path(path).absolute()
+
 
 def open_regular(path: Path | str) -> BinaryIO:
     """The file, open for reading. OSError if there is none, or it is a folder, a pipe or a device."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a pipe would wait for a writer
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a pipe would wait for a writer
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "is no name of a file", str(path)) from error
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):

@@ -10,7 +10,6 @@ with a frame per row, `<path>/<id>-<status>-<number>-<view>/<frame>` and 51 valu
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from bpmt_ext.data.posearrays import doubts
 from bpmt_ext.data.posetexts import COCO_JOINTS, Span, index_csv, read_csv_rows
 from bpmt_ext.data.rawtree import entered, find_pickles, read_picked
 from bpmt_ext.errors import UserError
+from bpmt_ext.words import Parser
 
 _SEQUENCE = re.compile(r"(\d{3})-([a-z]{2}-\d{2})-(\d{3})")
 _LAYOUT = "<id 001-124>/<nm-01..06 | bg-01..02 | cl-01..02>/<view 000-180>/<view>.pkl"
@@ -74,7 +74,7 @@ def read_sequence(job: Job, pose_file: str | None) -> Raw:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="casiab", description="CASIA-B pose pickles or GaitGraph's CSV to pickles.")
+    parser = Parser(prog="casiab", description="CASIA-B pose pickles or GaitGraph's CSV to pickles.")
     add_arguments(parser)
     parser.add_argument("--pose-file", metavar="NAME", help="which pickle of a folder holds the poses, with * and ?")
     args = parser.parse_args(argv)

@@ -9,7 +9,6 @@ poses is told by its name, and joints, confidence and range are checked in every
 
 from __future__ import annotations
 
-import argparse
 import functools
 from collections.abc import Sequence
 
@@ -18,13 +17,14 @@ from bpmt_ext.data.benchmarks import CCPG_LEVELS as _LEVELS
 from bpmt_ext.data.convert import add_arguments, convert_and_report, run_entry
 from bpmt_ext.data.posetexts import COCO_JOINTS
 from bpmt_ext.data.rawtree import FROM_DOCUMENTATION, entered, find_pickles, read_picked
+from bpmt_ext.words import Parser
 
 _LAYOUT = "<id 000-199>/U<a>_D<b>[_BG]/<camera>_<...>/*.pkl"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="ccpg", description="CCPG pose pickles to pickles.")
+    parser = Parser(prog="ccpg", description="CCPG pose pickles to pickles.")
     add_arguments(parser)
     parser.add_argument("--pose-file", metavar="NAME", help="which pickle of a folder holds the poses, with * and ?")
     args = parser.parse_args(argv)

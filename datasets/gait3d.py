@@ -9,7 +9,6 @@ their numbers; `--frame-sort lexical` sorts the names as text, as published runs
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from bpmt_ext.data.partitions import OfficialLists
 from bpmt_ext.data.posefiles import GAIT3D_FRAME
 from bpmt_ext.data.posetexts import COCO_JOINTS, read_frame_texts
 from bpmt_ext.data.rawtree import descend, entered, nothing_found
+from bpmt_ext.words import Parser
 
 _LEVELS = (re.compile(r"\d+"), re.compile(r"camid\d+_videoid\d+"), re.compile(r"seq\d+"))
 _LAYOUT = "<id>/camid<c>_videoid<v>/seq<k>/human_crop_f<frame>.txt"
@@ -41,7 +41,7 @@ def read_sequence(job: Job, frame_sort: str) -> Raw:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="gait3d", description="Gait3D 2D_Poses to pickles.")
+    parser = Parser(prog="gait3d", description="Gait3D 2D_Poses to pickles.")
     add_arguments(parser)
     parser.add_argument("--frame-sort", choices=("numeric", "lexical"), default="numeric",
                         help="order of the frames (%(default)s); lexical matches published runs")  # fmt: skip

@@ -15,7 +15,6 @@ that searches); without any split no partition.json is written.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import re
@@ -31,7 +30,9 @@ from bpmt_ext.data.posefiles import read_pose_file
 from bpmt_ext.data.posejson import FILE_BYTES, load_json
 from bpmt_ext.data.posepeople import PERSON_RULES
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import real_path
 from bpmt_ext.skeletons import SKELETONS, Skeleton, get_skeleton, skeleton_from_mapping
+from bpmt_ext.words import Parser
 
 KEYS = {"joint_format", "skeleton", "frame_rate", "sequences"}
 ENTRY_KEYS = {"file", "label", "type", "view", "split", "key", "person"}
@@ -78,7 +79,7 @@ def _inside(folder: Path, file: Any, where: str) -> Path:
     parts = PurePosixPath(file.replace("\\", "/"))
     outside = parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]
     path = folder / parts
-    if outside or not path.resolve().is_relative_to(folder.resolve()):
+    if outside or not real_path(path).is_relative_to(real_path(folder)):
         raise UserError(f"{where}: file {file[:80]!r} points outside the manifest's folder; move it there.")
     if not path.exists():
         raise UserError(f"{where}: there is no {path}; correct file.")
@@ -166,7 +167,7 @@ def _channels(manifest: Manifest) -> int | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="generic", description="Pose files and a JSON manifest to pickles.")
+    parser = Parser(prog="generic", description="Pose files and a JSON manifest to pickles.")
     add_arguments(parser)
     args = parser.parse_args(argv)
 

@@ -9,7 +9,6 @@ the two gallery clips of a test subject `<id>`, 01 and 02 in name order; probes,
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from bpmt_ext.data.posefiles import GREW_BESIDE, GREW_FRAME
 from bpmt_ext.data.posetexts import COCO_JOINTS, read_frame_texts
 from bpmt_ext.data.rawtree import descend, entered, nothing_found
 from bpmt_ext.errors import UserError
+from bpmt_ext.words import Parser
 
 PROBE = "probe"
 
@@ -76,7 +76,7 @@ def read_sequence(job: Job, frame_sort: str) -> Raw:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="grew", description="GREW 2D pose texts to pickles.")
+    parser = Parser(prog="grew", description="GREW 2D pose texts to pickles.")
     add_arguments(parser)
     parser.add_argument("--frame-sort", choices=("numeric", "lexical"), default="numeric",
                         help="order of the frames (%(default)s); lexical matches published runs")  # fmt: skip

@@ -15,7 +15,6 @@ Head. Joint order: kinectgait20.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections import Counter
@@ -30,6 +29,7 @@ from bpmt_ext.data.projection import VIEWS, bone_lengths, equal_limbs, project
 from bpmt_ext.data.rawtree import entered, nothing_found
 from bpmt_ext.data.sequences import read_partition
 from bpmt_ext.errors import UserError
+from bpmt_ext.words import Parser
 
 NAMES = (
     "Head Shoulder-Center Shoulder-Right Shoulder-Left Elbow-Right Elbow-Left Wrist-Right Wrist-Left Hand-Right "
@@ -146,7 +146,7 @@ def limb_lengths(partition: Path, jobs: Sequence[Job], step: int, skip: frozense
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="kinectgait", description="Kinect Gait Biometry text files to pickles.")
+    parser = Parser(prog="kinectgait", description="Kinect Gait Biometry text files to pickles.")
     add_arguments(parser)
     parser.add_argument("--step", type=int, default=2, help="keep frames 0, STEP, 2 STEP, ... (%(default)s)")
     parser.add_argument("--clip", type=int, help="cut every walk to so many frames (30: the 2 seconds of K-2s)")

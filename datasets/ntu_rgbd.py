@@ -11,7 +11,6 @@ stand one after the other, (t, 50, 3), the livelier first. Splits: `xsub`, and `
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import re
@@ -28,6 +27,8 @@ from bpmt_ext.data.poseactions import NTU_JOINTS, Clip, read_annotations, read_s
 from bpmt_ext.data.rawtree import nothing_found
 from bpmt_ext.data.sequencelists import SequenceSplits
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
+from bpmt_ext.words import Parser
 
 # In the order of the action numbers, A001 first. 1 to 60 are ntu60; two people act in 50 to 60 and 106 to 120.
 ACTIONS = tuple(
@@ -146,7 +147,7 @@ def find_annotations(path: Path, benchmark: Benchmark) -> tuple[list[Job], list[
 def read_missing(path: Path) -> frozenset[str]:
     """The names of incomplete clips in a benchmark's list; other lines, its heading for one, are passed over."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--missing {path}: cannot be read as text ({error}).") from None
     names = frozenset(match[0] for match in _NAME.finditer(text))
@@ -168,7 +169,7 @@ def read_sequence(job: Job, missing: Collection[str], bodies: int, denoise: str,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="ntu_rgbd", description="NTU RGB+D skeletons to pickles.")
+    parser = Parser(prog="ntu_rgbd", description="NTU RGB+D skeletons to pickles.")
     add_arguments(parser)
     sequencelists.add_arguments(parser)
     add_body_arguments(parser, denoise="published")

@@ -9,7 +9,6 @@ and 2 train, view 3 is tested: the protocol) and `view1_view2`; `--folds 5` leav
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from bpmt_ext.data.posejson import FILE_BYTES, load_json
 from bpmt_ext.data.rawtree import entered, nothing_found
 from bpmt_ext.data.sequencelists import SequenceSplits
 from bpmt_ext.errors import UserError
+from bpmt_ext.words import Parser
 
 ACTIONS = {
     1: "pick_up_with_one_hand", 2: "pick_up_with_two_hands", 3: "drop_trash", 4: "walk_around", 5: "sit_down",
@@ -60,7 +60,7 @@ def read_sequence(job: Job) -> Raw:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="nw_ucla", description="NW-UCLA JSON to pickles.")
+    parser = Parser(prog="nw_ucla", description="NW-UCLA JSON to pickles.")
     add_arguments(parser)
     sequencelists.add_arguments(parser)
     args = parser.parse_args(argv)

@@ -11,7 +11,6 @@ say `joint_format: openpose18`, for 18 in data/OUMVLP. Odd subjects up to 10305 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections import Counter
@@ -26,6 +25,7 @@ from bpmt_ext.data.convert import Job, Raw, add_arguments, convert_and_report, r
 from bpmt_ext.data.posejson import read_json_folder
 from bpmt_ext.data.posetexts import list_files
 from bpmt_ext.data.rawtree import descend, entered, nothing_found
+from bpmt_ext.words import Parser
 
 TO_COCO = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)  # OpenPose's index of each COCO joint
 _RAW_JOINTS = 18
@@ -77,7 +77,7 @@ def read_sequence(job: Job, person: str, joints: int) -> Raw:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="oumvlp", description="OUMVLP-Pose JSON to pickles.")
+    parser = Parser(prog="oumvlp", description="OUMVLP-Pose JSON to pickles.")
     add_arguments(parser)
     parser.add_argument("--person", choices=("first", "largest", "track"), default="track",
                         help="whom to take where a frame holds several people (%(default)s); first: as published")

@@ -13,7 +13,6 @@ lies left in the picture.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from bpmt_ext.data.rawtree import entered, nothing_found
 from bpmt_ext.data.sequencelists import SequenceSplits
 from bpmt_ext.errors import UserError
 from bpmt_ext.skeletons import get_skeleton
+from bpmt_ext.words import Parser
 
 ACTIONS = (
     "baseball_pitch", "baseball_swing", "bench_press", "bowl", "clean_and_jerk", "golf_swing", "jump_rope",
@@ -107,7 +107,7 @@ def read_sequence(job: Job, invisible: str) -> Raw:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="penn_action", description="Penn Action label files to pickles.")
+    parser = Parser(prog="penn_action", description="Penn Action label files to pickles.")
     add_arguments(parser)
     sequencelists.add_arguments(parser)
     parser.add_argument("--invisible", choices=("fill", "keep", "zero"), default="fill",

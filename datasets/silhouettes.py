@@ -14,7 +14,6 @@ CASIA-B, OUMVLP and CCPG are divided as their poses are; for the others take `--
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from bpmt_ext.data.convert import Job, Raw, add_arguments, convert_and_report, r
 from bpmt_ext.data.partitions import Benchmark
 from bpmt_ext.data.rawtree import FROM_DOCUMENTATION, descend, entered, nothing_found
 from bpmt_ext.data.silhouettes import CUT, SIDE, read_folder
+from bpmt_ext.words import Parser
 
 CUTS = {f"{SIDE}x{SIDE - 2 * cut}": cut for cut in (0, CUT)}
 _ANY = re.compile(r"[^.].*", re.DOTALL)
@@ -99,7 +99,7 @@ def read_sequence(job: Job, cut: int) -> Raw:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="silhouettes", description="Folders of PNG silhouettes to pickles.")
+    parser = Parser(prog="silhouettes", description="Folders of PNG silhouettes to pickles.")
     add_arguments(parser)
     parser.add_argument("--layout", choices=tuple(LAYOUTS), required=True, help="how the raw folders lie")
     parser.add_argument("--size", choices=tuple(CUTS), default="64x64",

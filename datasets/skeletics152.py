@@ -11,7 +11,6 @@ are taken to be in that order. Type is the video, view the seconds. Split: `offi
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from bpmt_ext.data.poseactions import NTU_JOINTS, VIBE_JOINTS, read_vibe
 from bpmt_ext.data.rawtree import FROM_DOCUMENTATION, nothing_found
 from bpmt_ext.data.sequencelists import SequenceSplits
 from bpmt_ext.errors import UserError
+from bpmt_ext.words import Parser
 
 ACTIONS = tuple(
     "abseiling air_drumming archery backflip_human battle_rope_training belly_dancing bench_pressing "
@@ -103,7 +103,7 @@ def read_sequence(job: Job, bodies: int, denoise: str, absent: str, centre: bool
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="skeletics152", description="Skeletics-152 JSON to pickles.")
+    parser = Parser(prog="skeletics152", description="Skeletics-152 JSON to pickles.")
     add_arguments(parser)
     sequencelists.add_arguments(parser)
     add_body_arguments(parser, denoise="off")

@@ -10,7 +10,6 @@ range are checked in every file. The lists of subjects are the benchmark's own f
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from bpmt_ext.data.convert import add_arguments, convert_and_report, run_entry
 from bpmt_ext.data.partitions import OfficialLists
 from bpmt_ext.data.posetexts import COCO_JOINTS
 from bpmt_ext.data.rawtree import FROM_DOCUMENTATION, entered, find_pickles, read_picked
+from bpmt_ext.words import Parser
 
 _LEVELS = (re.compile(r"\d{4}"), re.compile(r"\d{2}-[a-z]{2}(-[a-z]{2})*"), re.compile(r"\d{3}(-[a-z]+)*"))
 _LAYOUT = "<id, 4 digits>/<nn>-<covariate>[-<covariate>]/<angle>/<nn>-...-Camera-Pose.pkl"
@@ -28,7 +28,7 @@ POSE_FILE = "03-*Camera-Pose.pkl"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="sustech1k", description="SUSTech1K pose pickles to pickles.")
+    parser = Parser(prog="sustech1k", description="SUSTech1K pose pickles to pickles.")
     add_arguments(parser)
     parser.add_argument("--pose-file", metavar="NAME", default=POSE_FILE,
                         help="which pickle of a folder holds the poses, with * and ? (%(default)s)")  # fmt: skip

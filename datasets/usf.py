@@ -10,7 +10,6 @@ own, type `gallery-<k>`, `probeA-<k>`, ..., the k-th of its id in the file from 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from bpmt_ext.data.matfiles import load_mat
 from bpmt_ext.data.rawtree import nothing_found
 from bpmt_ext.data.silhouettes import CUT, SIDE
 from bpmt_ext.errors import UserError
+from bpmt_ext.words import Parser
 
 ROWS, COLUMNS, FRAMES = 32, 22, 10
 _SAMPLES = 100_000
@@ -104,7 +104,7 @@ def read_sample(job: Job) -> Raw:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="usf", description="USF Gait Challenge 1.7 MATLAB files to pickles.")
+    parser = Parser(prog="usf", description="USF Gait Challenge 1.7 MATLAB files to pickles.")
     add_arguments(parser)
     args = parser.parse_args(argv)
 

@@ -178,7 +178,7 @@ class Draw(random.Random):
             if how < 0.75 and name in tree:
                 try:
                     tree[name] = self.damaged_file(name, tree[name])
-                except (IndexError, KeyError, TypeError, ValueError):
+                except (AttributeError, LookupError, TypeError, ValueError, pickle.PicklingError, yaml.YAMLError):
                     tree[name] = self.odd()
             elif how < 0.9 and name in tree:
                 parts = name.split("/")

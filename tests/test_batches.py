@@ -394,6 +394,18 @@ def test_a_hanging_worker_is_reported(sequences: SequenceSet, monkeypatch: pytes
         list(inference_loader(hanging, TEST, None, num_workers=1))
 
 
+def test_a_batch_without_room_in_shared_memory_is_told(sequences: SequenceSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was lost in a thread of the worker's, and waited for."""
+
+    def full(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(UserError, match=r"batch of \d+ KiB does not fit into shared memory .*--shm-size"):
+        list(inference_loader(sequences, TEST, None, num_workers=1))
+    assert len(list(inference_loader(sequences, TEST, None)))
+
+
 def test_padding_does_not_depend_on_the_number_of_processes(sequences: SequenceSet) -> None:
     """In training the statistics of a network see it."""
     cfg = {**TRAIN, "sample_type": "unfixed_ordered", "frames_num_min": 3, "frames_num_max": 12}

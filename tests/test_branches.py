@@ -5,23 +5,20 @@ The places are found in the source, so that a new one without a case fails here 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import attacks
 import numpy as np
 import pytest
+from branching import reaching, unreached
 from fuzzing import Tree, file_bytes, write_tree
 from test_attacks import npy
 
-from bpmt_ext import errors
 from bpmt_ext.config_layers import Layers, read_chain, read_yaml
-from bpmt_ext.data import pickles, posejson
 from bpmt_ext.data.pickles import read_pickle, read_pose, read_silhouettes, write_bytes
 from bpmt_ext.data.poseactions import read_annotations, read_penn_clip, read_vibe, ucla_pose
 from bpmt_ext.data.posearrays import _read_npy
@@ -29,41 +26,9 @@ from bpmt_ext.data.posefiles import read_pose_file
 from bpmt_ext.errors import UserError
 from bpmt_ext.jsonfiles import read_json
 
-PACKAGE = Path(errors.__file__).parent
 FILES = ("data/pickles.py", "data/posefiles.py", "data/posejson.py", "data/posetexts.py", "data/posearrays.py",
          "data/poseactions.py", "data/matfiles.py", "data/posepeople.py", "config_layers.py",
          "jsonfiles.py")  # fmt: skip
-RAISED = {"UserError", "MalformedError", "_RefusedError"}
-Site = tuple[str, int]
-
-
-def sites() -> dict[Site, str]:
-    """(file, line) of every fault that is made in these files, and how its message begins."""
-    found = {}
-    for name in FILES:
-        for node in ast.walk(ast.parse((PACKAGE / name).read_text("utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in RAISED:
-                found[name, node.lineno] = " ".join(ast.unparse(node).split())[:110]
-    return found
-
-
-@pytest.fixture
-def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Site]]:
-    """The places from which faults come while the test runs."""
-    seen: set[Site] = set()
-    for kind in (UserError, posejson.MalformedError, pickles._RefusedError):
-        before = kind.__init__
-
-        def made(self: Exception, *args: object, before: Callable[..., None] = before) -> None:
-            frame = sys._getframe(1)
-            path = Path(frame.f_code.co_filename)
-            if path.is_relative_to(PACKAGE):
-                seen.add((path.relative_to(PACKAGE).as_posix(), frame.f_lineno))
-            before(self, *args)
-
-        monkeypatch.setattr(kind, "__init__", made)
-    return seen
-
 
 POSE, FLAT = np.ones((2, 17, 3)), [1.0] * 51
 PERSON = {"keypoints": FLAT, "image_id": 1}
@@ -242,16 +207,17 @@ def test_a_case_is_refused(name: str, tmp_path: Path) -> None:
     assert refused(read, tmp_path / file)
 
 
-def test_every_refusal_is_reached(reached: set[Site], tmp_path: Path) -> None:
+def test_every_refusal_is_reached(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
-    for _, data, _ in [*attacks.calls(tmp_path / "made")][::5]:
-        path.write_bytes(data)
-        refused(read_pickle, path)
-    for data in attacks.bombs().values():
-        path.write_bytes(data)
-        refused(read_pickle, path)
-    for number, (tree, file, read) in enumerate(CASES.values()):
-        write_tree(tmp_path / f"case{number}", tree)
-        refused(read, tmp_path / f"case{number}" / file)
-    left = {site: text for site, text in sites().items() if site not in reached}
-    assert not left, "\n".join(f"{name}:{line}: {text}" for (name, line), text in left.items())
+    with reaching() as seen:
+        for _, data, _ in [*attacks.calls(tmp_path / "made")][::5]:
+            path.write_bytes(data)
+            refused(read_pickle, path)
+        for data in attacks.bombs().values():
+            path.write_bytes(data)
+            refused(read_pickle, path)
+        for number, (tree, file, read) in enumerate(CASES.values()):
+            write_tree(tmp_path / f"case{number}", tree)
+            refused(read, tmp_path / f"case{number}" / file)
+    left = unreached(FILES, seen)
+    assert not left, left

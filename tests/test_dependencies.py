@@ -9,8 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = runpy.run_path(str(ROOT / "tools/make_dependencies.py"))
-MODULES = {"pyyaml": "yaml", "pillow": "PIL", "pytorch-metric-learning": "pytorch_metric_learning",
-           "tensorboard": "torch.utils.tensorboard"}  # fmt: skip
+MODULES = {"pyyaml": "yaml", "pillow": "PIL", "pytorch-metric-learning": "pytorch_metric_learning"}
 
 
 def imported() -> set[str]:

@@ -5,12 +5,15 @@ The long form is tools/soak_fuzz.py. What it has found stands below, case by cas
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fuzz_commands import commands, inside
+from fuzz_commands import commands, home, inside
 from fuzz_entries import converters
 from fuzzing import Entry, Tally, Tree, fuzz, write_tree
 from hypothesis import example, given, settings
@@ -92,6 +95,15 @@ FOUND: dict[str, tuple[str, Tree, list[str], str]] = {  # what once crashed: ent
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("point", ["casiab", "draw"])
+def test_no_word_steers_the_terminal(point: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        (converters()[point].main if point in CONVERTERS else main)([*([point] * (point in COMMANDS)), "\x1b]0;x\x07",
+                                                                     "--frames-of", "a\u202e"])  # fmt: skip
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and all(line.isprintable() for line in told.splitlines())
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_crashes_of_earlier_days(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                  capsys: pytest.CaptureFixture) -> None:  # fmt: skip
@@ -101,6 +113,65 @@ def test_crashes_of_earlier_days(name: str, tmp_path: Path, monkeypatch: pytest.
     assert (converters()[point].main if point in CONVERTERS else main)([*([point] * (point in COMMANDS)), *words]) == 2
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told and all(line.isprintable() for line in told.splitlines())
+
+
+def test_a_damaged_run_is_reported_as_far_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree, words), *_ = entry("report").trees
+    place, name = Path(words[0]), "a name \ud800"
+    probes, results = (tree[f"{words[0]}/{file}"] for file in ("per_probe.npz", "results.json"))
+    odd = {
+        "axes": (tree | {f"{place}/per_probe.npz": probes | {"condition": probes["condition"][None]}}, "in length"),
+        "words": (tree | {f"{place}/per_probe.npz": probes | {"ap": probes["condition"]}}, "are no numbers"),
+        "matrix": (tree | {f"{place}/results.json": results | {"matrices": {"x": {"all": {"Rank-1": [[1, 2]]}}}}},
+                   "is no square of numbers"),
+        "name": (tree | {f"{place}/results.json": results | {"metrics": {name: 1.0}}}, "a name \\ud800"),
+    }  # fmt: skip
+    for case, (files, said) in odd.items():
+        (tmp_path / case).mkdir()
+        write_tree(tmp_path / case, files)
+        monkeypatch.chdir(tmp_path / case)
+        assert main(["report", str(place), "-o", "a.html"]) == 0
+        assert said in (tmp_path / case / "a.html").read_text("utf-8"), case
+
+
+def test_a_file_whose_name_is_no_text_is_answered_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = tmp_path / "a\udcff.npz"
+    walk.symlink_to(home() / "anna.npz")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(home() / "g", "g")
+    assert main(["identify", "--gallery", "g", "--min-frames", "1", walk.name, "--json", "a.json"]) == 0
+    assert json.loads(Path("a.json").read_text("utf-8"))["people"][0]["source"] == walk.name
+
+
+def test_a_pipe_is_no_list_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+                                      ) -> None:  # fmt: skip
+    monkeypatch.chdir(home())
+    os.mkfifo(tmp_path / "a.txt")
+    assert main(["export", "--cfgs", "act.yaml", "-o", str(tmp_path / "a.safetensors"), "--classes",
+                 str(tmp_path / "a.txt")]) == 2  # fmt: skip
+    assert "--classes" in capsys.readouterr().err
+
+
+LOOPS = {"train": ["--cfgs", "{}"], "report": ["{}"], "link": ["{}"], "unlink": ["{}"], "doctor": ["{}"],
+         "compare": ["--report", "--out", "{}"], "draw": ["{}", "-o", "{}"], "gallery": ["--gallery", "{}"],
+         "check-data": ["--cfgs", "net.yaml", "--opts", "data_cfg.dataset_root={}"],
+         "landmarks": ["--cfgs", "net.yaml", "--output", "{}"], "fuse": ["{}"], "casiab": to_out("{}"),
+         "generic": to_out("m.json")}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["loop", "~nobody-of-that-name/x"])
+def test_a_link_to_itself_and_a_home_of_nobody_are_no_files(path: str, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.listdir(home()):
+        (tmp_path / name).symlink_to(home() / name)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "m.json").write_text(json.dumps({"joint_format": "coco17", "sequences": [
+        {"file": path, "label": "a", "type": "b", "view": "c"}]}))  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for point, words in LOOPS.items():
+        words = [word.format(path) for word in words]
+        status = converters()[point].main(words) if point in CONVERTERS else main([point, *words])
+        assert status == 2 and capsys.readouterr().err.startswith(("bpmt: ", f"{point}: ")), point
 
 
 def test_nests_without_end_in_files_of_the_package(tmp_path: Path) -> None:

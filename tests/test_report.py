@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
+from pytest import approx
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bpmt_ext.engine.logs import Journal, read_metrics
 from bpmt_ext.errors import UserError
@@ -101,6 +103,9 @@ def test_the_journal_forgets_what_will_be_done_again(tmp_path: Path) -> None:
         journal.write(4, "train", {"loss": 9.0})
     assert [(row["iteration"], row["loss"]) for row in read_metrics(path)] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 9.0)]
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    board = EventAccumulator(str(tmp_path / "summary")).Reload()
+    losses = [(x.step, x.value) for x in board.Scalars("train/loss")]
+    assert losses == [(1, 1.0), (2, 0.5), (3, approx(1 / 3)), (4, 9.0)]
     with Journal(tmp_path, start=0, active=False) as silent:  # every process but the first
         silent.write(9, "train", {"loss": 1.0})
         silent.draw()

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +20,12 @@ import pytest
 import tiny
 import torch
 import torch.distributed as dist
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tiny import checkpoint, equal, folder_of, run
 from torch import nn
 
 from bpmt_ext.claims import claim, holds
-from bpmt_ext.engine import batchnorm, failures, inference, logs, loop
+from bpmt_ext.engine import batchnorm, events, failures, inference, logs, loop
 from bpmt_ext.engine.checkpoint import check_writable, find_iterations
 from bpmt_ext.engine.distributed import World, world
 from bpmt_ext.engine.logs import read_metrics, sole, write_text
@@ -219,6 +221,12 @@ def test_a_full_disk_is_told(here: Path, capsys: pytest.CaptureFixture, monkeypa
         self.path.unlink()
         self.path.symlink_to("/dev/full")
 
+    with monkeypatch.context() as patch, open("/dev/full", "ab") as full:
+        patch.setattr(events, "RecordWriter", lambda file: (file.close(), RecordWriter(full))[1])
+        assert run("net") == 2
+        assert "cannot be written (No space left on device)" in sentence(capsys)  # and no traceback of a thread
+        with suppress(OSError):
+            full.close()
     monkeypatch.setattr(logs.Journal, "__init__", begun)
     assert run("net") == 2
     assert "metrics.jsonl: cannot be written (No space left on device)" in sentence(capsys)

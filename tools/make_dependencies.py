@@ -43,9 +43,12 @@ and nothing else from outside is imported; both are tested.
 **Pinned**: `pip install -c constraints.txt -e .` takes the versions above. pip checks hashes only if every requirement
 has one, which an editable checkout and a torch build of one's own choice cannot have; for a closed installation a lock
 with hashes is made, for the platform at hand, by `pip-compile --generate-hashes -c constraints.txt setup.py` and
-installed by `pip install --require-hashes -r requirements.txt`, then `pip install --no-deps .`.
+installed by `pip install --require-hashes -r requirements.txt`, then `pip install --no-deps .`. None lies here: the
+wheels that the tests ran with came from a local index, and nothing shows that their hashes are those of the public one.
 
-**Audit**: `pip-audit --no-deps --disable-pip -r constraints.txt`, by hand before a release.
+**Audit**: `pip-audit --no-deps --disable-pip -r constraints.txt`, by hand before a release. It was run here and proves
+nothing: of 59 packages its first service knew none ("not found ... could not be audited"), its second (`-s osv`) could
+not be reached. Run it where the public advisories are.
 """
 
 

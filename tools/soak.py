@@ -28,7 +28,9 @@ SPARE = 2.0  # how many times its minutes a soak may take before it counts as ha
 def figures(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(name, figure) of what a soak wrote; a list is told by its length."""
     for name, value in found.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and any(isinstance(one, Mapping) for one in value.values()):
+            yield from figures({f"{name}, {key}": one for key, one in value.items()})
+        elif isinstance(value, Mapping):
             yield name, ", ".join(f"{key} {figure}" for key, figure in value.items())
         else:
             yield name, str(len(value)) if isinstance(value, list) else str(value)

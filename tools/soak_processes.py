@@ -4,10 +4,11 @@
 
 Same answer: embeddings and metrics of small networks tested in batches of other sizes, in another order, with more
 padding, with loader workers, on 2 and 3 processes (gloo), from one packed file, transformed in the main process; and
-trainings of 20 steps on 2 and 3 processes beside the same on one, batch statistics over all of them, with the largest
-difference of a loss. Failing peers: a training on 2 processes of which one is killed at a random time, is stopped
-(SIGSTOP), meets an error or runs out of memory, and a training whose loader worker is killed: what is left must end
-with status 2 and one sentence in a bounded time, and started again end as the undisturbed training did, bit for bit.
+trainings of 20 steps on 2 and 3 processes, and compiled, beside the same on one, batch statistics over all of them,
+with the largest difference of a loss. Failing peers: a training on 2 processes of which one is killed at a random
+time, is stopped (SIGSTOP), meets an error or runs out of memory, and a training whose loader worker is killed: what is
+left must end with status 2 and one sentence in a bounded time, and started again end as the undisturbed training did,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from bpmt_ext.report.tables import text_table
 BOUND = 1e-5
 PATIENCE = 3.0  # seconds for a peer that hangs: in use it is minutes
 STEPS = 20
+COMPILED = ("t1", "net", "gaitgraph2")  # takes a minute each
 GRAPH = {"input_num": 3, "input_branch": [5, 8, 8], "main_stream": [8, 16], "reduction": 4, "num_class": 8, "tta": True,
          "joint_format": "coco"}  # fmt: skip
 UNFIXED = {"sample_type": "unfixed_ordered", "frames_num_min": 6, "frames_num_max": 14}
@@ -175,23 +177,25 @@ def one_answer(task: Path, root: Path, name: str, seed: int, sizes: Sequence[int
     return {f"{name}: {way}": value for way, value in found.items()}
 
 
-def trained_alike(task: Path, root: Path, name: str, sizes: Sequence[int]) -> dict[str, float]:
-    """Largest relative difference of a loss over the steps, between one process and several."""
+def trained_alike(task: Path, root: Path, name: str, sizes: Sequence[int], compiled: bool) -> dict[str, float]:
+    """Largest relative difference of a loss over the steps, between one process and several, or the same compiled."""
     losses = {}
-    for size in (1, *sizes):
-        folder = root / f"even-{name}-{size}"
-        if size == 1:
+    ways = {"1": "1", **{str(size): f"on {size} processes" for size in sizes}}
+    for way in [*ways, *(["compiled"] if compiled else [])]:
+        folder = root / f"even-{name}-{way}"
+        if way in ("1", "compiled"):
+            opts = ["trainer_cfg.compile=default"] if way == "compiled" else []
             folder.mkdir()
-            finished([Child(folder, lambda: train(task, f"even-{name}"))], name)
+            finished([Child(folder, lambda opts=opts: train(task, f"even-{name}", opts))], f"{name}, {way}")
         else:
-            finished(ranks(folder, size, lambda rank: train(task, f"even-{name}")), f"{name} on {size} processes")
+            finished(ranks(folder, int(way), lambda rank: train(task, f"even-{name}")), f"{name} on {way} processes")
         (path,) = folder.glob(f"output/soak/*/{name}/metrics.jsonl")
-        losses[size] = np.array([row["loss"] for row in read_metrics(path)])
-    first = losses[1]
+        losses[way] = np.array([row["loss"] for row in read_metrics(path)])
+    first = losses.pop("1")
     if len(first) != STEPS or not (first > 0).any() or len(set(first.tolist())) < STEPS // 2:
         raise SystemExit(f"{name}: these losses show nothing: {first}")
-    apart = {size: np.abs(losses[size] - first) / np.maximum(1.0, np.abs(first)) for size in sizes}
-    return {f"{name}: trained on {size} processes": float(values.max()) for size, values in apart.items()}
+    apart = {way: np.abs(own - first) / np.maximum(1.0, np.abs(first)) for way, own in losses.items()}
+    return {f"{name}: trained {ways.get(way, way)}": float(values.max()) for way, values in apart.items()}
 
 
 def failing(step: int, raised: BaseException | None) -> None:
@@ -291,7 +295,7 @@ def soak(minutes: float, seed: int, short: bool) -> dict[str, Any]:
         task.mkdir()
         write_networks(task, seed)
         for name in ("net", "gaittr") if short else NETWORKS:
-            alike |= trained_alike(task, root, name, sizes)
+            alike |= trained_alike(task, root, name, sizes, not short and name in COMPILED)
             if name not in ("t1", "t2"):
                 alike |= one_answer(task, root, name, seed, (3,) if short else sizes)
             sys.stderr.write("".join(f"{k}: {v:.1e}\n" for k, v in alike.items() if k.startswith(f"{name}:")))

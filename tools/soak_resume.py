@@ -8,7 +8,8 @@ metrics.jsonl, curves, results, embeddings) must be what an undisturbed training
 Ways to be stopped, each at a random place: `time`: SIGKILL after a random time; `file`: SIGKILL just before a file is
 opened, renamed or removed; `write`: the kernel ends the process inside the writing of a file, at a random byte; `full`:
 from a random byte of a file on the disk is full; `denied`: a file cannot be opened. The last two are faults that the
-program sees: it must say one sentence and end with status 2. Processes are forked from one that has imported all.
+program sees: it must say one sentence and end with status 2. Which stage was met is read from the finished checkpoints
+that are left. Processes are forked from one that has imported all.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ from bpmt_ext.report.tables import text_table
 from bpmt_ext.synthetic import write_dataset
 
 KINDS = ("time", "file", "write", "full", "denied")
-FAULTS = ("full", "denied")  # what the program lives to tell of
+FAULTS = ("full", "denied", "worker")  # what the program lives to tell of; worker: a `write` that a loader worker met
 STAGES = {"t1": "BPMT_T1", "t2": "BPMT_T2", "net": "BPMT"}
+PLACES = ("start", *STAGES, "test")  # where a stop can land: before the first stage, in one, after the last
+ITERATIONS = 9  # of each stage
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir")
 
 
@@ -62,7 +65,7 @@ def write_task(folder: Path, seed: int) -> None:
                      {"type": "CrossEntropyLoss", "log_prefix": "softmax", "scale": 16, "log_accuracy": True}],
         "optimizer_cfg": {"solver": "AdamW", "lr": 0.002},
         "scheduler_cfg": {"scheduler": "OneCycleLR", "max_lr": 0.002},
-        "trainer_cfg": {"total_iter": 9, "log_iter": 2, "val_iter": 4, "save_iter": 3, "restore_hint": "auto",
+        "trainer_cfg": {"total_iter": ITERATIONS, "log_iter": 2, "val_iter": 4, "save_iter": 3, "restore_hint": "auto",
                         "clip_grad": 5.0, "transform": [*scale, {"type": "JointNoise", "std": 0.01}], "sampler": clips},
         "model_cfg": {"width": 8, "heads": 2, "layers": 1, "feedforward": 16, "max_frames": 8, "dropout": 0.1},
     }  # fmt: skip
@@ -225,11 +228,23 @@ def draw_stop(dice: random.Random, kind: str, seconds: float, operations: int) -
     return Stop(kind, seconds=dice.uniform(0, early * seconds), at=at, size=size)
 
 
-def trial(task: Path, folder: Path, stops: Sequence[Stop], opts: Sequence[str] = ()) -> tuple[Counter[str], list[str]]:
-    """One training, stopped in these ways one after the other, then left alone: (stops that hit, by kind, and what was
-    wrong)."""
+def place_of(folder: Path) -> str:
+    """Which of PLACES a training that was stopped had come to, by the finished checkpoints it has left."""
+    if not (folder / "output").exists():
+        return "start"
+    for name, model in STAGES.items():
+        if not (folder / f"output/soak/{model}/{name}/checkpoints/{name}-{ITERATIONS:05d}.pt").exists():
+            return name
+    return "test"
+
+
+Hits = Counter[tuple[str, str]]  # stops by (kind, place)
+
+
+def trial(task: Path, folder: Path, stops: Sequence[Stop], opts: Sequence[str] = ()) -> tuple[Hits, list[str]]:
+    """One training, stopped in these ways one after the other, then left alone: (stops that hit, what was wrong)."""
     folder.mkdir()
-    hits: Counter[str] = Counter()
+    hits: Hits = Counter()
     wrong: list[str] = []
 
     def armed(stop: Stop) -> int:
@@ -242,10 +257,12 @@ def trial(task: Path, folder: Path, stops: Sequence[Stop], opts: Sequence[str] =
         status = child.ended(stop.seconds if stop.kind == "time" else 600)
         if status == 0:
             continue  # it was through before the trap
-        hits[stop.kind] += 1
-        if stop.kind == "time":
+        worker = stop.kind == "write" and opts and status == 2 and "worker died" in child.told
+        kind = "worker" if worker else stop.kind
+        hits[kind, place_of(folder)] += 1
+        if kind == "time":
             right = status is None
-        elif stop.kind in FAULTS:
+        elif kind in FAULTS:
             right = status == 2 and len(child.sentences()) == 1 and "Traceback" not in child.told
         else:
             right = status in (-signal.SIGKILL, -signal.SIGXFSZ)
@@ -258,10 +275,15 @@ def trial(task: Path, folder: Path, stops: Sequence[Stop], opts: Sequence[str] =
     return hits, wrong
 
 
+def _kills(hits: Hits) -> int:
+    """How many of the stops ended the process within a stage, whatever it had to say."""
+    return sum(times for (kind, place), times in hits.items() if kind not in FAULTS and place in STAGES)
+
+
 def soak(minutes: float, seed: int, kills: int, say: Callable[[str], object]) -> dict[str, Any]:
-    """Trials until both are reached; the figures."""
+    """Trials until both are reached, the kills within the stages; the figures."""
     dice, begin = random.Random(seed), time.monotonic()
-    hits: Counter[str] = Counter()
+    hits: Hits = Counter()
     wrong: list[str] = []
     trials = survived = 0
     ways = [[], ["data_cfg.num_workers=1"]]  # every fourth trial with a loader worker
@@ -271,7 +293,7 @@ def soak(minutes: float, seed: int, kills: int, say: Callable[[str], object]) ->
         task.mkdir()
         write_task(task, seed)
         whole = {0: undisturbed(task, root / "whole0", ways[0])}
-        while sum(hits[k] for k in KINDS if k not in FAULTS) < kills or time.monotonic() - begin < 60 * minutes:
+        while len(wrong) < 50 and (_kills(hits) < kills or time.monotonic() - begin < 60 * minutes):
             way, folder = int(trials % 4 == 3), root / f"trial{trials}"
             if way not in whole:
                 whole[way] = undisturbed(task, root / f"whole{way}", ways[way])
@@ -284,8 +306,12 @@ def soak(minutes: float, seed: int, kills: int, say: Callable[[str], object]) ->
             hits, trials = hits + met, trials + 1
             survived += 0 if faults else sum(met.values())
             shutil.rmtree(folder)
+    table = {kind: {place: hits[kind, place] for place in PLACES} for kind in (*KINDS, "worker")}
     return {
-        "trials": trials, "stopped": dict(hits), "stops": sum(hits.values()), "survived": survived, "wrong": wrong,
+        "trials": trials, "kills within the stages": _kills(hits),
+        "stopped": {kind: sum(row.values()) for kind, row in table.items()},
+        "kills by stage": {name: sum(table[kind][name] for kind in KINDS if kind not in FAULTS) for name in PLACES},
+        "stops": sum(hits.values()), "survived": survived, "wrong": wrong, "table": table,
         "file operations of a training": whole[0][1], "seconds": round(time.monotonic() - begin, 1), "seed": seed,
     }  # fmt: skip
 
@@ -295,13 +321,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=5.0, metavar="M", help="go on so long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--kills", type=int, default=50, metavar="N", help="at least so many (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=50, metavar="N",
+                        help="at least so many within the stages (default: %(default)s)")
     args = parser.parse_args(argv)
     found = soak(args.minutes, args.seed, args.kills, lambda text: sys.stderr.write(text + "\n"))
-    rows = [[kind, str(found["stopped"].get(kind, 0))] for kind in KINDS]
-    rows += [["all", str(found["stops"])], ["survived, bit for bit", str(found["survived"])]]
-    sys.stdout.write(text_table(["stopped by", "times"], rows) + f"\n{found['trials']} trials of three stages, "
-                     f"{len(found['wrong'])} faults, {found['seconds']:.0f} s\n")  # fmt: skip
+    rows = [[kind, *(str(n) for n in row.values()), str(sum(row.values()))] for kind, row in found["table"].items()]
+    sys.stdout.write(text_table(["stopped by", *PLACES, "all"], rows) + f"\n{found['trials']} trials of three stages, "
+                     f"{found['kills within the stages']} kills within them, {found['stops']} stops in all, "
+                     f"{found['survived']} of them survived bit for bit, {len(found['wrong'])} faults, "
+                     f"{found['seconds']:.0f} s\n")  # fmt: skip
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
     return 1 if found["wrong"] else 0
@@ -314,7 +342,7 @@ def _numbers(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
 def prepare() -> None:
     """Import, once for all that is forked from here, what a training imports; of the curves only the numbers are
     written, since drawing them would take half of the time."""
-    for name in ("bpmt_ext.engine.run", "torch.utils.tensorboard", "torch._dynamo"):
+    for name in ("bpmt_ext.engine.run", "bpmt_ext.engine.events", "torch._dynamo"):
         importlib.import_module(name)
     importlib.import_module("bpmt_ext.report.curves").draw_curves = _numbers
     torch.set_num_threads(1)

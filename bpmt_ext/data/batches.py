@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bpmt_ext.data.samplers import (
     SAMPLERS,
@@ -177,6 +177,18 @@ def transformed(batch: Batch, transform: Compose | None) -> Batch:
     return replace(batch, pose=pose, mask=mask)
 
 
+def _shared(batch: Batch) -> Batch:
+    """The batch in shared memory, through which it leaves a worker: put there behind our back, by a thread of torch's,
+    it would be lost without a word where it does not fit."""
+    try:
+        return batch._each(lambda x: x.share_memory_())
+    except RuntimeError as error:
+        size = sum(x.nbytes for x in vars(batch).values() if isinstance(x, Tensor))
+        raise UserError(f"a batch of {size >> 10} KiB does not fit into shared memory ({str(error).splitlines()[0]}); "
+                        "give /dev/shm more room (docker run --shm-size), lower the sampler's batch_size, or set "
+                        "data_cfg.num_workers: 0") from error  # fmt: skip
+
+
 class _Batches(Dataset):
     """Item k is this rank's share of batch k. A UserError is returned, not raised: workers garble exceptions."""
 
@@ -187,7 +199,8 @@ class _Batches(Dataset):
 
     def __getitem__(self, iteration: int) -> Batch | UserError:
         try:
-            return self.build(iteration)
+            batch = self.build(iteration)
+            return batch if get_worker_info() is None else _shared(batch)
         except UserError as error:
             return error
 
@@ -258,7 +271,11 @@ class Loader:
         return len(self.iterations)
 
     def __iter__(self) -> Iterator[Batch]:
-        stream = iter(self.loader)
+        try:
+            stream = iter(self.loader)
+        except OSError as error:  # as a semaphore for which /dev/shm has no room
+            raise UserError(f"the loader workers cannot be started ({error.strerror or error}); give /dev/shm more "
+                            "room (docker run --shm-size), or set data_cfg.num_workers: 0") from error  # fmt: skip
         for iteration in self.iterations:
             try:
                 batch = next(stream)

@@ -30,6 +30,7 @@ from bpmt_ext.data.partitions import Ending, folds_of, write_folds
 from bpmt_ext.data.pickles import write_bytes, write_pickle
 from bpmt_ext.data.posetexts import Raw
 from bpmt_ext.errors import UserError, printable, survive_names
+from bpmt_ext.regular import real_path
 
 JOURNAL, REPORT = "sequences.jsonl", "report.json"
 _EXAMPLES = 20  # faults named one by one in the report; all of them are counted
@@ -94,7 +95,7 @@ def convert_and_report(read: Callable[[Job], Raw], jobs: Sequence[Job], args: ar
     ignored: what lies among the raw data under names that do not fit `layout`; the report says so. benchmark: who
     trains and who is tested. folds: whether --folds divides the labels; else it is the benchmark's own to see to.
     """
-    if args.output.resolve() == args.input.resolve():
+    if real_path(args.output) == real_path(args.input):
         raise UserError(f"--output {args.output}: is the folder of the raw data; name another folder.")
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output {args.output}: is a file; name a folder.")
@@ -196,7 +197,7 @@ def _mapped(made: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int) -
 def _convert_one(job: Job, *, read: Callable[[Job], Raw], output: Path, form: Form, min_frames: int) -> Outcome:
     """Read one sequence, check it, write its pickle."""
     path = output / job.target
-    if not path.parent.resolve().is_relative_to(output.resolve()):
+    if not real_path(path.parent).is_relative_to(real_path(output)):
         raise UserError(f"{path.parent}: a link leads out of {output}; remove the link.")
     try:
         raw = read(job)

@@ -26,6 +26,7 @@ import numpy as np
 from bpmt_ext.claims import claim
 from bpmt_ext.data.pickles import write_bytes
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import real_path
 
 _LOG = logging.getLogger(__name__)
 FOLDER = ".packed"  # below the data root: names with a dot are no labels
@@ -75,7 +76,7 @@ def open_pack(root: Path, paths: Sequence[Path], read: Read, *, folder: Path | N
     cannot be written.
     """
     folder = root / FOLDER if folder is None else folder
-    stamp = json.dumps({"version": VERSION, "root": str(root.resolve()), **(settings or {})}, sort_keys=True)
+    stamp = json.dumps({"version": VERSION, "root": str(real_path(root)), **(settings or {})}, sort_keys=True)
     state = {_name(path, root): _state(path) for path in paths}
     pack = _usable(folder, root, stamp, state)
     if pack is not None:

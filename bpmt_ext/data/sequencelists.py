@@ -25,7 +25,7 @@ import numpy as np
 from bpmt_ext.data.partitions import PARTITION, Found
 from bpmt_ext.data.pickles import write_bytes
 from bpmt_ext.errors import UserError
-from bpmt_ext.regular import read_regular
+from bpmt_ext.regular import at_home, read_regular
 
 SIDES = ("TRAIN", "VAL", "TEST")
 KEYS = ("CLASSES", *SIDES)
@@ -59,7 +59,7 @@ def read_partition(path: Path | str | None) -> Partition:
     """The lists of a partition file; UserError if it is missing, is no JSON, lacks a list or puts a name in two."""
     if not path:
         raise UserError("data_cfg.dataset_partition is not set: give a JSON file with TRAIN_SET and TEST_SET")
-    path = Path(path).expanduser()
+    path = at_home(path)
     where = f"data_cfg.dataset_partition: {path}"
     try:
         content = json.loads(read_regular(path).decode("utf-8-sig"))

@@ -25,6 +25,7 @@ from bpmt_ext.data.packed import Pack, open_pack
 from bpmt_ext.data.pickles import read_pose, read_silhouettes
 from bpmt_ext.data.sequencelists import Partition, group_of, held_out, read_partition, some_of
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import at_home
 
 _LOG = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ def _folders(path: Path) -> list[Path]:
 def _root(value: object) -> Path:
     if not value:
         raise UserError("data_cfg.dataset_root is not set: give the folder that holds <label>/<type>/<view>/*.pkl")
-    root = Path(str(value)).expanduser()
+    root = at_home(str(value))
     if not root.is_dir():
         raise UserError(f"data_cfg.dataset_root: no folder {root}; run the data set's converter "
                         f"(python datasets/<source>.py --input RAW --output {root}) or correct the path")
@@ -319,7 +320,7 @@ def load_splits(data: Any, joints: int | None = None, *, lenient: bool = False) 
     used = [_in_use(r, data.data_in_use) for r in found if r.paths]
     _check_presence(partition, used, data, dropped)
     if data.packed and used and not lenient:
-        folder = None if data.packed is True else Path(data.packed).expanduser()
+        folder = None if data.packed is True else at_home(data.packed)
         reader.pack = open_pack(root, [r.paths[0] for r in used], reader.fresh, folder=folder,
                                 settings={"joints": joints, "silhouettes": reader.silhouettes})
     kept = _drop_short(used, reader, data.frame_threshold, lenient)

@@ -29,6 +29,7 @@ from bpmt_ext.engine.testing import checkpoint_to_test, head_classes
 from bpmt_ext.errors import UserError
 from bpmt_ext.identify.poses import MIN_FRAMES, VideoReader, Walk, long_enough, mapped, read_walks, together
 from bpmt_ext.registry import get_method
+from bpmt_ext.regular import read_regular
 from bpmt_ext.skeletons import Skeleton, get_skeleton
 
 
@@ -160,7 +161,7 @@ def class_names(model: Model, file: Path | None = None) -> list[str]:
     partition, tested = settings.data_cfg.dataset_partition, model.run.folder.parent / "predictions.npz"
     if file is not None:
         try:
-            names, source = file.read_text("utf-8").split("\n"), str(file)
+            names, source = read_regular(file).decode("utf-8").split("\n"), str(file)
         except (OSError, UnicodeDecodeError) as error:
             told = getattr(error, "strerror", None) or "not text"
             raise UserError(f"--classes {file}: cannot be read ({told}); give a text file, a class a line") from error

@@ -37,7 +37,8 @@ def read_predictions(path: Path) -> Predictions:
     labels = one.labels if np.issubdtype(one.labels.dtype, np.integer) else np.array([-1])
     flat = one.names.ndim == one.classes.ndim == 1 and one.scores.shape == (n, k) and labels.shape == (n,)
     fits = n and k and flat and 0 <= labels.min() and labels.max() < k
-    if not fits or not np.isfinite(one.scores).all() or len(set(one.names.tolist())) < n:
+    numbers = one.scores.dtype.kind == "f" and bool(np.isfinite(one.scores).all())
+    if not fits or not numbers or len(set(one.names.tolist())) < n:
         raise UserError(f"{file}: scores, labels, names and classes do not fit each other; test the network again")
     return one
 

@@ -30,6 +30,7 @@ from bpmt_ext.engine.stages import build_run, load_data, run_folder
 from bpmt_ext.engine.testing import checkpoint_to_test, head_classes
 from bpmt_ext.errors import UserError
 from bpmt_ext.registry import get_method
+from bpmt_ext.regular import at_home, read_regular, real_path
 
 FORMAT = "landmark25"
 HEAD, UPPER, LOWER = 2, 10, 13  # from the top of the picture downwards
@@ -51,8 +52,8 @@ def run(settings: Settings, *, output: Path, out: Path, iteration: int | None = 
     with world() as here:
         log_to(None)
         made = trained(settings, here, output, iteration, trust)
-        own = Path(settings.data_cfg.dataset_root or "").expanduser().resolve()
-        if out.resolve() == own or own.is_relative_to(out.resolve()) or out.resolve().is_relative_to(own):
+        own = real_path(at_home(settings.data_cfg.dataset_root or ""))
+        if real_path(out) == own or own.is_relative_to(real_path(out)) or real_path(out).is_relative_to(own):
             raise UserError(f"--output {out}: lies within the silhouettes, {own}, or they in it; name another folder")
         x, y = mean_places(made)
         if here.main and max(y) - min(y) < _APART:
@@ -66,8 +67,8 @@ def run(settings: Settings, *, output: Path, out: Path, iteration: int | None = 
                 "model": settings.model_cfg.model, "weights": weights_hash(made.network), "joint_format": FORMAT,
                 "order": order, "config": settings.fingerprint,
             })  # fmt: skip
-            partition = Path(settings.data_cfg.dataset_partition).expanduser()
-            write_bytes(out / PARTITION, partition.read_bytes())
+            partition = at_home(settings.data_cfg.dataset_partition)
+            write_bytes(out / PARTITION, read_regular(partition))
             log.info("%d sequences written; train on them with data_cfg.dataset_root: %s, dataset_partition: %s, "
                      "joint_format: %s", count, out, out / PARTITION, FORMAT)  # fmt: skip
     return 0

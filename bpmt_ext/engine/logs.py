@@ -24,9 +24,9 @@ PATIENCE = 15.0  # seconds: the loader workers of a training that was killed not
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all; a name of a file in it that is no text by its number, as JSON does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
     clear_unfinished(path)
 
 
@@ -137,9 +137,9 @@ class Journal:
         # what an interrupted run wrote after its last checkpoint will be computed, and written, again
         kept = [row for row in read_metrics(self.path) if row["iteration"] <= start]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        from torch.utils.tensorboard import SummaryWriter
+        from bpmt_ext.engine.events import Events
 
-        self.writer = SummaryWriter(str(folder / "summary"), purge_step=start + 1)
+        self.writer = Events(folder / "summary", start + 1)
 
     def __enter__(self) -> Journal:
         return self
@@ -147,13 +147,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.writer is None:
-            return
-        try:
+        if self.writer is not None:
             self.writer.close()
-        except OSError:
-            if error is None:  # else the disk that took no checkpoint takes no last figures either
-                raise
 
     def write(self, iteration: int, split: str, figures: Mapping[str, float]) -> None:
         """Add one line; every figure also goes to TensorBoard as `split/name`."""
@@ -166,9 +161,8 @@ class Journal:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror or error}); make room, then start "
                             "again") from error  # fmt: skip
-        for name, value in figures.items():
-            self.writer.add_scalar(f"{split}/{name}", value, iteration)
-        self.writer.flush()  # what stands in metrics.jsonl when the process is killed stands here too
+        # what stands in metrics.jsonl when the process is killed stands here too
+        self.writer.write(iteration, {f"{split}/{name}": float(value) for name, value in figures.items()})
 
     def draw(self) -> None:
         """Write curves.png from what stands in metrics.jsonl."""

@@ -34,6 +34,7 @@ from bpmt_ext.engine.logs import write_json
 from bpmt_ext.errors import UserError
 from bpmt_ext.jsonfiles import read_json
 from bpmt_ext.registry import build_network, get_method
+from bpmt_ext.regular import at_home
 from bpmt_ext.skeletons import Skeleton, get_skeleton, skeleton_from_mapping
 
 FORMAT = 1
@@ -232,7 +233,7 @@ def load_card(path: Path | str) -> tuple[nn.Module, Compose]:
     A network of pretraining has `embed(pose, mask)` instead. UserError for a file that is no card, has other weights
     than it says, or names a network, arguments or transforms that are not known here.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     card = read_card(path)
     network, skeleton = _network(card, f"{path}: arguments"), card_skeleton(card)
     weights = _weights_file(path.with_suffix(".json"), card)

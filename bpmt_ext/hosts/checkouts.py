@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import at_home, real_path
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Checkout:
 
 def find_host(path: Path) -> Checkout:
     """The host whose checkout stands at `path`. UserError if none or an unknown one does."""
-    root = path.expanduser().resolve()
+    root = real_path(at_home(path))
     if not root.is_dir():
         raise UserError(f"{path}: there is no such folder; give the folder of a FastPoseGait or OpenGait checkout")
     found = [host for host in HOSTS.values() if (root / host.package / "modeling").is_dir()]
@@ -149,7 +150,7 @@ def _check_contract(path: Path, host: Host) -> None:
     """UserError for a file or name that the adapter relies on and this version does not have."""
     needed = {f"{host.package}/{name}": names for name, names in NEEDED.items()} | {"configs/default.yaml": ()}
     for name, names in needed.items():
-        file = path.expanduser() / name
+        file = at_home(path) / name
         remedy = f"this is no {host.name} that is known here, get one from {host.url} (tried: {host.measured})"
         if not file.is_file():
             raise UserError(f"{path}: there is no {name}; {remedy}")
@@ -193,7 +194,7 @@ def git(root: Path, *arguments: str) -> str | None:
 
 def _commit(root: Path) -> str | None:
     top = git(root, "rev-parse", "--show-toplevel")
-    return git(root, "rev-parse", "HEAD") if top and Path(top).resolve() == root.resolve() else None
+    return git(root, "rev-parse", "HEAD") if top and real_path(top) == real_path(root) else None
 
 
 def tracked(root: Path, paths: Sequence[Path]) -> list[str]:

@@ -23,6 +23,7 @@ from bpmt_ext.engine.stages import stage_options
 from bpmt_ext.errors import UserError
 from bpmt_ext.hosts.checkouts import HOSTS, Checkout, Host, find_host, install_hint, missing_imports, tracked
 from bpmt_ext.hosts.configs import host_config, own_options
+from bpmt_ext.regular import at_home, read_regular, real_path
 
 DEFAULT_CONFIG = "configs/bpmt/bpmt_gait3d.yaml"  # with its stages
 MANIFEST = Path("configs", "bpmt", "bpmt_ext.json")
@@ -49,7 +50,7 @@ def read_manifest(root: Path) -> Manifest | None:
     if not file.exists():
         return None
     try:
-        values = json.loads(file.read_text("utf-8"))
+        values = json.loads(read_regular(file).decode("utf-8"))
         manifest = Manifest(
             str(values["bpmt_ext"]),
             {Path(name): str(sha) for name, sha in values["files"].items()},
@@ -109,7 +110,7 @@ def _configs(
     root, host, found = checkout.root, checkout.host, {}
     files = [_config_file(name, root) for name in cfgs]
     first = {file: load_settings(file, own_options(opts), root) for file in files}
-    stages = {Path(value).resolve() for settings in first.values() for value in settings.model_cfg.stages.values()}
+    stages = {real_path(value) for settings in first.values() for value in settings.model_cfg.stages.values()}
     known: set[str] = set()
     for file, settings in first.items():
         if file not in stages:
@@ -133,12 +134,12 @@ def _configs(
 
 def _config_file(name: str, root: Path) -> Path:
     """The file of --cfgs: the user's own, else a shipped one. What was linked before is not taken for a config."""
-    file, shipped = Path(name).expanduser().resolve(), configs_folder().parent / name
+    file, shipped = real_path(at_home(name)), configs_folder().parent / name
     if file.is_file() and root not in file.parents:
         return file
     if not shipped.is_file():
         raise UserError(f"--cfgs {name}: there is no such file, neither here nor among the shipped configs")
-    return shipped.resolve()
+    return real_path(shipped)
 
 
 def _own_partition(settings: Settings, opts: Sequence[str], root: Path) -> list[str]:
@@ -156,7 +157,7 @@ def _gather(
 ) -> None:
     """Put a config and the stages before it into `found`, by their place in the checkout, with their options."""
     settings = load_settings(file, own_options(opts), root)
-    shipped = configs_folder().resolve()
+    shipped = real_path(configs_folder())
     place = Path("configs", file.relative_to(shipped) if shipped in file.parents else Path("bpmt", file.name))
     if place in found and found[place][0].fingerprint != settings.fingerprint:
         raise UserError(f"{file}: is asked for twice, as {place.as_posix()}, with different settings; link one of them")
@@ -164,7 +165,7 @@ def _gather(
     for name, value in sorted(settings.model_cfg.stages.items()):
         known.add(name)
         if Path(value).suffix in (".yaml", ".yml"):
-            _gather(Path(value).resolve(), stage_options(opts, name), root, found, known)
+            _gather(real_path(value), stage_options(opts, name), root, found, known)
 
 
 def count_identities(settings: Settings, host: Host) -> int:
@@ -259,7 +260,7 @@ def unlink(path: Path, *, force: bool = False) -> list[str]:
 
     A file changed since stays, with the manifest, unless `force`; UserError then names it.
     """
-    root = path.expanduser().resolve()
+    root = real_path(at_home(path))
     manifest = read_manifest(root) if root.is_dir() else None
     if manifest is None:
         raise UserError(f"{path}: nothing of bpmt_ext is linked here ({MANIFEST.as_posix()} is not there)")

@@ -33,10 +33,15 @@ def run(folders: Sequence[Path], out: Path) -> int:
         raise UserError(f"{out}: is a folder; give the page a name, as in {out / 'report.html'}")
     runs = read_folders(folders)
     log_to(None)
-    text = make_page(runs)
-    write_bytes(out, text.encode())
-    sys.stdout.write(f"{out}: {len(folders)} run{'s' * (len(folders) > 1)}, {len(text.encode()) / 1e6:.1f} MB\n")
+    page = _encoded(make_page(runs))
+    write_bytes(out, page)
+    sys.stdout.write(f"{out}: {len(folders)} run{'s' * (len(folders) > 1)}, {len(page) / 1e6:.1f} MB\n")
     return 0
+
+
+def _encoded(text: str) -> bytes:
+    """A page as it is written; what a name holds that is no text is shown by its number."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def make_page(runs: Sequence[RunFolder]) -> str:
@@ -49,7 +54,7 @@ def make_page(runs: Sequence[RunFolder]) -> str:
     for count in _HARDEST:
         hard = {one.name: sections.hardest(one, tests[one.name], count) for one in runs} if count else {}
         text = _whole(runs, shared, {one.name: _with_hardest(one, own[one.name], hard) for one in runs})
-        if len(text.encode()) < MOST_BYTES:
+        if len(_encoded(text)) < MOST_BYTES:
             return text
     raise UserError(f"a page about {len(runs)} runs has more than {MOST_BYTES / 1e6:.0f} MB; report fewer at once")
 

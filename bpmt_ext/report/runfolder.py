@@ -30,6 +30,7 @@ from bpmt_ext.engine.zoo import TrainedRun, read_run
 from bpmt_ext.errors import UserError
 from bpmt_ext.jsonfiles import read_json
 from bpmt_ext.registry import get_method
+from bpmt_ext.regular import at_home, real_path
 from bpmt_ext.skeletons import Skeleton
 
 _SIGNS = ("config.yaml", "results.json", "metrics.jsonl")  # a folder with one of them is a run's
@@ -131,7 +132,7 @@ class RunFolder:
 
 def read_folders(folders: Sequence[Path]) -> list[RunFolder]:
     """The runs of these folders, each with a name of its own. UserError for a folder that is no run, or named twice."""
-    paths = [folder.expanduser().resolve() for folder in folders]
+    paths = [real_path(at_home(folder)) for folder in folders]
     twice = [path for i, path in enumerate(paths) if path in paths[:i]]
     if twice:
         raise UserError(f"{twice[0]}: is named twice; name every run once")
@@ -235,19 +236,26 @@ def _checked_results(results: dict[str, Any], path: Path) -> dict[str, Any]:
     for key, kind in (("probes", dict), ("per_class", dict), ("matrices", dict), ("views", list)):
         if not isinstance(results.get(key, kind()), kind):
             raise UserError(f"{path}: its {key} are damaged; test the network again")
+    for name, cells in results.get("matrices", {}).items():
+        rows = cells.get("all", {}).get("Rank-1") if isinstance(cells, dict) and isinstance(cells.get("all"), dict) \
+            else None  # fmt: skip
+        if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows) for row in rows) \
+                or not all(value is None or is_number(value) for row in rows for value in row):
+            raise UserError(f"{path}: its matrix {str(name)[:40]!r} is no square of numbers; test the network again")
     return results
 
 
-def _fits(arrays: Mapping[str, np.ndarray], keys: Sequence[str], rows: int | None, path: Path) -> None:
+def _fits(arrays: Mapping[str, np.ndarray], keys: Sequence[str], path: Path) -> None:
+    """UserError unless all these arrays are there with as many rows; all but the first have no other axis."""
     lacking = [key for key in keys if key not in arrays]
-    lengths = {len(arrays[key]) if arrays[key].ndim else -1 for key in keys if key in arrays}
-    if lacking or len(lengths | ({rows} if rows is not None else set())) != 1:
+    flat = not lacking and all(arrays[key].ndim == 1 for key in keys[1:])
+    if not flat or {arrays[key].shape[:1] for key in keys} != {arrays[keys[1]].shape}:
         what = f"has no {lacking[0]}" if lacking else "its arrays differ in length"
         raise UserError(f"{path}: {what}; test the network again")
 
 
 def _check_embeddings(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    _fits(arrays, ("embeddings", "labels", "types", "views"), None, path)
+    _fits(arrays, ("embeddings", "labels", "types", "views"), path)
     x = arrays["embeddings"]
     if x.ndim != 3 or x.dtype.kind != "f" or 0 in x.shape or not np.isfinite(x).all():
         raise UserError(f"{path}: its embeddings are not (n, d, p) finite numbers; test the network again")
@@ -255,18 +263,21 @@ def _check_embeddings(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np
 
 
 def _check_predictions(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    _fits(arrays, ("scores", "labels", "names"), None, path)
+    _fits(arrays, ("scores", "labels", "names"), path)
     scores, labels = arrays["scores"], arrays["labels"]
     classes = arrays.get("classes", np.array([]))
-    good = scores.ndim == 2 and len(scores) and scores.shape[1] == len(classes) and np.isfinite(scores).all()
+    good = scores.ndim == 2 and scores.dtype.kind == "f" and 0 not in scores.shape \
+        and classes.shape == scores.shape[1:] and np.isfinite(scores).all()
     if not good or labels.dtype.kind != "i" or labels.min() < 0 or labels.max() >= len(classes):
         raise UserError(f"{path}: its scores, labels and classes do not fit each other; test the network again")
     return arrays | {"names": arrays["names"].astype(str), "classes": classes.astype(str)}
 
 
 def _check_probes(arrays: dict[str, np.ndarray], size: int, path: Path) -> dict[str, np.ndarray]:
-    _fits(arrays, _PER_PROBE, None, path)
+    _fits(arrays, _PER_PROBE, path)
     index = arrays["index"]
-    if index.dtype.kind != "i" or not len(index) or index.min() < 0 or index.max() >= size:
+    if any(arrays[key].dtype.kind not in "fbiu" for key in ("valid", "rank1", "ap")):
+        raise UserError(f"{path}: its answers are no numbers; test the network again")
+    if index.ndim != 1 or index.dtype.kind != "i" or not len(index) or index.min() < 0 or index.max() >= size:
         raise UserError(f"{path}: belongs to another embeddings.npz; test the network again")
     return arrays | {key: arrays[key].astype(str) for key in ("condition", "label", "camera")}
