@@ -4,9 +4,9 @@
     FASTPOSEGAIT_HOME=PATH python tools/bench_step.py [--rows size,modules,host,shares,growth] [--json FILE]
 
 size: BPMT, its default and its small config, beside GaitTR, all 128 x 60 frames. modules: BPMT beside the same network
-as separate modules, one a part (a pair, of ten pair encoders). host: GaitTR, GaitGraph2 and GPGait beside the host's own
-networks with the same weights, at a batch that fits a small machine. shares: where BPMT's step spends its time. growth:
-other batches, lengths, widths and numbers of parts.
+as separate modules, one a part (a pair, of ten pair encoders). host: GaitTR, GaitGraph2 and GPGait beside the host's
+own networks with the same weights, at a batch that fits a small machine. shares: where BPMT's step spends its time.
+growth: other batches, lengths, widths and numbers of parts.
 """
 
 from __future__ import annotations
@@ -193,14 +193,15 @@ def shares(args: Any) -> list[Row]:
 def growth(args: Any) -> list[Row]:
     """BPMT's default step at other sizes, and one encoder of several parts."""
     rows = []
-    cases = [("batch", n, 60, 64) for n in (32, 64, 128)] + [("frames", 64, t, 64) for t in (15, 30, 60)]
-    cases += [("width", 64, 60, d) for d in (32, 64, 128)]
+    most, half = args.batch, args.batch // 2
+    cases = [("batch", n, 60, 128) for n in (half // 2, half, most)] + [("frames", half, t, 128) for t in (15, 30, 60)]
+    cases += [("width", half, 60, d) for d in (32, 64, 128)]
     if args.tiny:
         cases = [("batch", 4, 8, 32), ("width", 4, 8, 64)]
     for axis, n, t, d in cases:
         net = network(DEFAULT, width=d)
         rows.append(in_turns(f"{axis}: {n} x {t} frames, width {d}", {OURS: step(net, *batch(n, t))}, turns=args.turns))
-    n, t = (4, 8) if args.tiny else (64, 60)
+    n, t = (4, 8) if args.tiny else (half, 60)
     for groups in (1, 2, 5, 10):
         encoder = GroupedEncoder(groups=groups, width=64, heads=4, layers=2, feedforward=256, dropout=0.1,
                                  attention_dropout=0.0)  # fmt: skip
@@ -216,7 +217,7 @@ ROWS = {"size": size, "modules": modules, "host": hosts, "shares": shares, "grow
 def main(words: list[str] | None = None) -> int:
     options = parser(__doc__, turns=3)
     options.add_argument("--rows", default=",".join(ROWS), help=f"which of {', '.join(ROWS)} (default all)")
-    options.add_argument("--batch", type=int, default=128, help="sequences of size, modules and shares (default 128)")
+    options.add_argument("--batch", type=int, default=128, help="most sequences of a row, but of host's (default 128)")
     args = options.parse_args(words)
     args.turns = 1 if args.tiny else args.turns
     args.json = args.json and Path(args.json).absolute()
