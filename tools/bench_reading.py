@@ -62,13 +62,15 @@ def main(words: list[str] | None = None) -> int:
         train.lengths()
         return train
 
-    sets = {OURS: opened(packed), "pickles": opened(plain)}
-    agree("reading", {"pickles": abs(total(sets[OURS]) - total(sets["pickles"]))}, 1e-6)
+    sets: dict[str, SequenceSet] = {}
+    sums: dict[str, float] = {}
+    opening = {name: lambda k=name, data=data: sets.update({k: opened(data)}) for name, data in
+               ((OURS, packed), ("pickles", plain))}  # fmt: skip
+    reading = {name: lambda k=name: sums.update({k: total(sets[k])}) for name in opening}
     what = f"{args.sequences} sequences"
-    rows = [
-        in_turns(f"opening {what}", {OURS: lambda: opened(packed), "pickles": lambda: opened(plain)}, turns=args.turns),
-        in_turns(f"reading {what}", {name: lambda s=s: total(s) for name, s in sets.items()}, turns=args.turns),
-    ]
+    rows = [in_turns(f"opening {what}", opening, turns=args.turns)]
+    rows.append(in_turns(f"reading {what}", reading, turns=args.turns))
+    agree("reading", {"pickles": abs(sums[OURS] - sums["pickles"])}, 1e-6)
     rows[0].figures = {"seconds to build the pack": building}
     rows[1].figures = {"own memory, MiB": own_memory()}
     return finish(rows, args.json, args.turns)

@@ -4,9 +4,9 @@
     FASTPOSEGAIT_HOME=PATH python tools/bench_step.py [--rows size,modules,host,shares,growth] [--json FILE]
 
 size: BPMT, its default and its small config, beside GaitTR, all 128 x 60 frames. modules: BPMT beside the same network
-as separate modules, a part and a pair each. host: GaitTR, GaitGraph2 and GPGait beside the host's own networks with the
-same weights, at a batch that fits a small machine. shares: where BPMT's step spends its time. growth: other batches,
-lengths, widths and numbers of parts.
+as separate modules, one a part (a pair, of ten pair encoders). host: GaitTR, GaitGraph2 and GPGait beside the host's
+own networks with the same weights, at a batch that fits a small machine. shares: where BPMT's step spends its time.
+growth: other batches, lengths, widths and numbers of parts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import yaml
 from bench_transforms import walks
 from benching import OURS, Row, agree, apart, finish, host, in_turns, once, parser, peak_memory, start
-from plain import SeparateBPMT
+from plain import SeparateBody, SeparatePairs
 from torch import Tensor, nn
 
 from bpmt_ext.config import configs_folder, load_settings
@@ -32,7 +32,8 @@ from bpmt_ext.registry import build_network
 from bpmt_ext.skeletons import get_skeleton
 
 COCO = get_skeleton("coco17")
-DEFAULT, SMALL = "bpmt/bpmt_gait3d.yaml", "bpmt/bpmt_g38.yaml"
+DEFAULT = "bpmt/bpmt_gait3d.yaml"
+CONFIGS = {"default": DEFAULT, "small": "bpmt/bpmt_g38.yaml"}
 HOSTS = {  # class -> our config, the host's, module, channels, sequences
     "GaitTR": ("gaittr/gaittr_Gait3D.yaml", "gaittr/gaittr_Gait3D.yaml", "gaittr", 10, 16),
     "GaitGraph2": ("gaitgraph2/gaitgraph2_Gait3D.yaml", "gaitgraph2/gaitgraph2_Gait3D.yaml", "gaitgraph2", 15, 32),
@@ -80,7 +81,7 @@ def size(args: Any) -> list[Row]:
     pose, inputs = batch(n, t), batch(n, t, 10)
     gaittr = step(network(HOSTS["GaitTR"][0]), *inputs)
     rows = []
-    for what, config in (("default", DEFAULT), ("small", SMALL)):
+    for what, config in CONFIGS.items():
         net = network(config)
         ways = {OURS: step(net, *pose), "GaitTR": gaittr}
         rows.append(in_turns(f"BPMT {what}, {n} x {t} frames", ways, turns=args.turns))
@@ -89,13 +90,17 @@ def size(args: Any) -> list[Row]:
 
 
 def modules(args: Any) -> list[Row]:
-    """BPMT with ten pair encoders beside separate modules."""
+    """BPMT beside separate modules: the configs' networks, and one of ten pair encoders."""
     n, t = (8, 12) if args.tiny else (args.batch, 60)
-    rows, small = [], {"width": 32, "heads": 2, "layers": 1, "feedforward": 64, "dropout": 0.0}
-    for what, sizes in (("width 64, 2 layers", {}), ("width 32, 1 layer", small)):
-        given = {"attention_dropout": 0.0, "pool": "mean_max"} | sizes
-        net = build_network("BPMT", given, skeleton=COCO, classes=100).train()
-        apart_net, (pose, mask) = SeparateBPMT(net), batch(n, t)
+    rows = []
+    for what in ("default", "small", "ten pair encoders, width 64, 2 layers"):
+        torch.manual_seed(0)
+        if what in CONFIGS:
+            net = network(CONFIGS[what], max_frames=60, tta=False)
+        else:
+            given = {"attention_dropout": 0.0, "pool": "mean_max"}
+            net = build_network("BPMT", given, skeleton=COCO, classes=100).train()
+        apart_net, (pose, mask) = (SeparateBody if what in CONFIGS else SeparatePairs)(net), batch(n, t)
         with torch.no_grad():
             one, other = (x.eval()(pose[:4], mask[:4]) for x in (net, apart_net))
         agree("modules", {name: apart(one[name], other[name]) for name in one}, 1e-4)
@@ -153,7 +158,7 @@ def shares(args: Any) -> list[Row]:
     """Where a step of BPMT spends its time: its transforms, forward, losses, backward, optimiser."""
     n, t = (8, 12) if args.tiny else (args.batch, 60)
     rows = []
-    for what, config in (("default", DEFAULT), ("small", SMALL)):
+    for what, config in CONFIGS.items():
         settings = load_settings(configs_folder() / config, [], configs_folder())
         chain, net = build_transform(settings.trainer_cfg.transform, COCO), network(config)
         raw, (_, mask) = torch.from_numpy(walks(n, t)).float(), batch(n, t)
@@ -188,14 +193,15 @@ def shares(args: Any) -> list[Row]:
 def growth(args: Any) -> list[Row]:
     """BPMT's default step at other sizes, and one encoder of several parts."""
     rows = []
-    cases = [("batch", n, 60, 64) for n in (32, 64, 128)] + [("frames", 64, t, 64) for t in (15, 30, 60)]
-    cases += [("width", 64, 60, d) for d in (32, 64, 128)]
+    most, half = args.batch, args.batch // 2
+    cases = [("batch", n, 60, 128) for n in (half // 2, half, most)] + [("frames", half, t, 128) for t in (15, 30, 60)]
+    cases += [("width", half, 60, d) for d in (32, 64, 128)]
     if args.tiny:
         cases = [("batch", 4, 8, 32), ("width", 4, 8, 64)]
     for axis, n, t, d in cases:
         net = network(DEFAULT, width=d)
         rows.append(in_turns(f"{axis}: {n} x {t} frames, width {d}", {OURS: step(net, *batch(n, t))}, turns=args.turns))
-    n, t = (4, 8) if args.tiny else (64, 60)
+    n, t = (4, 8) if args.tiny else (half, 60)
     for groups in (1, 2, 5, 10):
         encoder = GroupedEncoder(groups=groups, width=64, heads=4, layers=2, feedforward=256, dropout=0.1,
                                  attention_dropout=0.0)  # fmt: skip
@@ -211,7 +217,7 @@ ROWS = {"size": size, "modules": modules, "host": hosts, "shares": shares, "grow
 def main(words: list[str] | None = None) -> int:
     options = parser(__doc__, turns=3)
     options.add_argument("--rows", default=",".join(ROWS), help=f"which of {', '.join(ROWS)} (default all)")
-    options.add_argument("--batch", type=int, default=128, help="sequences of size, modules and shares (default 128)")
+    options.add_argument("--batch", type=int, default=128, help="most sequences of a row, but of host's (default 128)")
     args = options.parse_args(words)
     args.turns = 1 if args.tiny else args.turns
     args.json = args.json and Path(args.json).absolute()

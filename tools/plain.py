@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from bpmt_ext.data.inputs import angle_arms
 from bpmt_ext.nets.bpmt import BPMT
-from bpmt_ext.nets.grouped import GroupedAttention, GroupedCrossAttention, GroupedEncoderLayer
+from bpmt_ext.nets.grouped import GroupedAttention, GroupedCrossAttention, GroupedEncoderLayer, GroupedLayerNorm
+from bpmt_ext.nets.layers import cut_patches
 from bpmt_ext.skeletons import Skeleton
 
 # Inputs of the networks: pose (t, v, 3) float64 -> (t, v, c) ---------------------------------------------------------
@@ -119,14 +120,19 @@ def _attention(mine: GroupedAttention, group: int) -> nn.MultiheadAttention:
     return made
 
 
+def _norm(mine: GroupedLayerNorm, group: int) -> nn.LayerNorm:
+    made = nn.LayerNorm(mine.weight.shape[-1])
+    made.load_state_dict({"weight": mine.weight[group, 0, 0], "bias": mine.bias[group, 0, 0]})
+    return made
+
+
 def _layer(mine: GroupedEncoderLayer, group: int) -> nn.TransformerEncoderLayer:
     d, f = mine.up.weight.shape[1:]
-    made = nn.TransformerEncoderLayer(d, mine.attention.heads, f, mine.dropout.p, batch_first=True)
+    made = nn.TransformerEncoderLayer(d, mine.attention.heads, f, mine.dropout.p, batch_first=True,
+                                      norm_first=mine.norm_first)  # fmt: skip
     made.self_attn = _attention(mine.attention, group)
+    made.norm1, made.norm2 = _norm(mine.norm1, group), _norm(mine.norm2, group)
     with torch.no_grad():
-        for name in ("norm1", "norm2"):
-            getattr(made, name).weight.copy_(getattr(mine, name).weight[group, 0, 0])
-            getattr(made, name).bias.copy_(getattr(mine, name).bias[group, 0, 0])
         for name, other in (("linear1", mine.up), ("linear2", mine.down)):
             getattr(made, name).weight.copy_(other.weight[group].T)
             getattr(made, name).bias.copy_(other.bias[group, 0])
@@ -139,24 +145,22 @@ class Cross(nn.Module):
     def __init__(self, mine: GroupedCrossAttention, group: int) -> None:
         super().__init__()
         self.attention, self.dropout = _attention(mine.attention, group), nn.Dropout(mine.dropout.p)
-        self.norm = nn.LayerNorm(mine.norm.weight.shape[-1])
-        with torch.no_grad():
-            self.norm.weight.copy_(mine.norm.weight[group, 0, 0])
-            self.norm.bias.copy_(mine.norm.bias[group, 0, 0])
+        self.norm = _norm(mine.norm, group)
 
     def forward(self, query: Tensor, context: Tensor, padding: Tensor) -> Tensor:
         said, _ = self.attention(query, context, context, key_padding_mask=padding, need_weights=False)
         return self.norm(query + self.dropout(said))
 
 
-class SeparateBPMT(nn.Module):
+class _Separate(nn.Module):
     """A BPMT of plain encoders and a part head as torch's own modules, one for each part and each pair, with the same
     weights: pose (n, t, v, c) of at most max_frames frames, mask (n, t) -> {feature, embedding, logits}."""
 
     def __init__(self, net: BPMT) -> None:
         super().__init__()
-        parts, t1, t2 = range(net.parts), net.t1, net.t2
-        self.streams, self.slots, self.pairs, self.pool = t1.streams, t1.slots, t2.pairs, net.pool
+        parts, t1 = range(net.parts), net.t1
+        self.streams, self.slots, self.patch = t1.streams, t1.slots, t1.patch
+        self.pool, self.whole = net.pool, net.whole_body
         self.embed = nn.ModuleList()
         for part in parts:
             rows = (t1.slots.part == part).nonzero()[:, 0]
@@ -168,15 +172,9 @@ class SeparateBPMT(nn.Module):
             self.embed.append(linear)
         self.positions = nn.ParameterList(t1.positions[part].detach().clone() for part in parts)
         self.t1 = nn.ModuleList(nn.ModuleList(_layer(x, part) for x in t1.encoder.layers) for part in parts)
-        self.cross = nn.ModuleList(Cross(t2.cross, pair) for pair in range(len(t2.pairs)))
-        self.t2 = nn.ModuleList(nn.ModuleList(_layer(x, k) for x in t2.encoder.layers) for k in range(len(t2.pairs)))
-        self.told = nn.ParameterList(
-            (t2.segments[k] + t2.positions[k])[:, 0].detach().clone() for k in range(len(t2.pairs))
-        )  # (2, t, d) each: which part and which frame
-        self.fuse = nn.ModuleList(Cross(net.fuse, part) for part in parts)
         self.fc, self.bn, self.classes = nn.ModuleList(), nn.ModuleList(), nn.ParameterList()
         width = net.head.fc.weight.shape[2]
-        for part in parts:
+        for part in range(len(net.head.fc.weight)):
             linear = nn.Linear(*net.head.fc.weight.shape[1:])
             with torch.no_grad():
                 linear.weight.copy_(net.head.fc.weight[part].T)
@@ -185,33 +183,82 @@ class SeparateBPMT(nn.Module):
             self.bn.append(nn.BatchNorm1d(width))
             self.classes.append(net.head.classes[part].detach().clone())
 
+    def told(self, coded: list[Tensor], padding: Tensor) -> list[Tensor]:
+        """The second stage: every part (n, t, d), padding (n, t) -> every part, told by the others."""
+        raise NotImplementedError
+
     def forward(self, pose: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        x, padding, t = self.streams(pose, mask), ~mask, mask.shape[1]
-        coded = []
+        x, mask = cut_patches(self.streams(pose, mask), mask, self.patch)
+        padding, t, coded = ~mask, mask.shape[1], []
         for part, (linear, positions, layers) in enumerate(zip(self.embed, self.positions, self.t1, strict=True)):
             y = linear(x[:, :, self.slots.part == part].flatten(2)) + positions[:t]
             for layer in layers:
                 y = layer(y, src_key_padding_mask=padding)
             coded.append(y)
+        pools, real = [], mask[..., None]
+        for fused in self.told(coded, padding):
+            pooled = [(fused * real).sum(1) / real.sum(1)]
+            if self.pool == "mean_max":
+                pooled.append(fused.masked_fill(~real, -torch.inf).amax(1))
+            pools.append(torch.cat(pooled, 1))
+        if self.whole:
+            pools.append(torch.stack(pools).mean(0))
+        features, embeddings, logits = [], [], []
+        for pooled, fc, bn, classes in zip(pools, self.fc, self.bn, self.classes, strict=True):
+            feature = fc(pooled)
+            embedding = bn(feature)
+            features.append(feature)
+            embeddings.append(embedding)
+            logits.append(F.normalize(embedding, dim=1) @ F.normalize(classes, dim=1).T)
+        return {"feature": torch.stack(features, 2), "embedding": torch.stack(embeddings, 2),
+                "logits": torch.stack(logits, 2)}  # fmt: skip
+
+
+class SeparatePairs(_Separate):
+    """With an encoder for each of ten pairs."""
+
+    def __init__(self, net: BPMT) -> None:
+        super().__init__(net)
+        t2 = net.t2
+        self.pairs = t2.pairs
+        self.cross = nn.ModuleList(Cross(t2.cross, pair) for pair in range(len(t2.pairs)))
+        self.t2 = nn.ModuleList(nn.ModuleList(_layer(x, k) for x in t2.encoder.layers) for k in range(len(t2.pairs)))
+        self.sides = nn.ParameterList(
+            (t2.segments[k] + t2.positions[k])[:, 0].detach().clone() for k in range(len(t2.pairs))
+        )  # (2, t, d) each: which part and which frame
+        self.fuse = nn.ModuleList(Cross(net.fuse, part) for part in range(net.parts))
+
+    def told(self, coded: list[Tensor], padding: Tensor) -> list[Tensor]:
         said: list[list[Tensor]] = [[] for _ in coded]
+        t = padding.shape[1]
         for k, (a, b) in enumerate(self.pairs):
             both = [self.cross[k](coded[a], coded[b], padding), self.cross[k](coded[b], coded[a], padding)]
-            z = torch.cat([both[0] + self.told[k][0, :t], both[1] + self.told[k][1, :t]], 1)
+            z = torch.cat([both[0] + self.sides[k][0, :t], both[1] + self.sides[k][1, :t]], 1)
             for layer in self.t2[k]:
                 z = layer(z, src_key_padding_mask=torch.cat([padding, padding], 1))
             said[a].append(z[:, :t])
             said[b].append(z[:, t:])
-        features, embeddings, logits = [], [], []
-        for part, own in enumerate(coded):
-            fused = self.fuse[part](own, torch.cat(said[part], 1), torch.cat([padding] * len(said[part]), 1))
-            real = mask[..., None]
-            pooled = [(fused * real).sum(1) / real.sum(1)]
-            if self.pool == "mean_max":
-                pooled.append(fused.masked_fill(~real, -torch.inf).amax(1))
-            feature = self.fc[part](torch.cat(pooled, 1))
-            embedding = self.bn[part](feature)
-            features.append(feature)
-            embeddings.append(embedding)
-            logits.append(F.normalize(embedding, dim=1) @ F.normalize(self.classes[part], dim=1).T)
-        return {"feature": torch.stack(features, 2), "embedding": torch.stack(embeddings, 2),
-                "logits": torch.stack(logits, 2)}  # fmt: skip
+        return [self.fuse[part](own, torch.cat(said[part], 1), torch.cat([padding] * len(said[part]), 1))
+                for part, own in enumerate(coded)]  # fmt: skip
+
+
+class SeparateBody(_Separate):
+    """With all pairs in one attention, as the configs have it: LayerNorm first."""
+
+    def __init__(self, net: BPMT) -> None:
+        super().__init__(net)
+        parts, layers = range(net.parts), net.t2.encoder.layers
+        self.between = nn.ModuleList(_attention(x.between, 0) for x in layers)
+        self.dropout = nn.Dropout(layers[0].dropout.p)
+        self.before = nn.ModuleList(nn.ModuleList(_norm(x.norm0, part) for part in parts) for x in layers)
+        self.t2 = nn.ModuleList(nn.ModuleList(_layer(x, part) for part in parts) for x in layers)
+        self.after = nn.ModuleList(_norm(net.t2.norm, part) for part in parts)
+
+    def told(self, coded: list[Tensor], padding: Tensor) -> list[Tensor]:
+        for between, norms, layers in zip(self.between, self.before, self.t2, strict=True):
+            frames = torch.stack([norm(y) for norm, y in zip(norms, coded, strict=True)], 2)  # (n, t, p, d)
+            rows = frames.flatten(0, 1)
+            said = self.dropout(between(rows, rows, rows, need_weights=False)[0].view(frames.shape))
+            coded = [layer(y + part, src_key_padding_mask=padding)
+                     for layer, y, part in zip(layers, coded, said.unbind(2), strict=True)]  # fmt: skip
+        return [norm(y) for norm, y in zip(self.after, coded, strict=True)]

@@ -49,7 +49,8 @@ class _Input(OnSkeleton):
     def apply(self, pose: Tensor, mask: Tensor, draws: None) -> Tensor:
         place, rest = self.divide(pose)
         out = pose.new_empty(self.channels(), *pose.shape[:3])
-        self.write(out, place.movedim(-1, 0).contiguous(), rest.movedim(-1, 0), mask)
+        same = out[: place.shape[-1]].copy_(place.movedim(-1, 0))
+        self.write(out, same, rest.movedim(-1, 0), mask)
         return out.movedim(0, -1)
 
     def channels(self) -> int:
@@ -57,7 +58,8 @@ class _Input(OnSkeleton):
         raise NotImplementedError
 
     def write(self, out: Tensor, place: Tensor, rest: Tensor, mask: Tensor) -> None:
-        """Coordinates (d, n, t, v) and other channels (c - d, n, t, v) into `out` (c', n, t, v)."""
+        """Coordinates (d, n, t, v), `out`'s first planes, and other channels (c - d, n, t, v) into the rest of `out`
+        (c', n, t, v)."""
         raise NotImplementedError
 
     @staticmethod
@@ -74,8 +76,10 @@ class _Input(OnSkeleton):
             out.copy_(place[:, :, (t + frames).clamp(max=last)] - place)
             inside = mask & mask[:, (t + 2).clamp(max=last)] & (t + 2 <= last)
         else:
-            out[:, :, -frames:] = 0
             torch.sub(place[:, :, frames:], place[:, :, :-frames], out=out[:, :, :-frames])
+            out[:, :, -2:] = 0
+            if mask.device.type == "cpu" and bool(mask.all()):
+                return  # to look costs less than to multiply
             later = torch.cat([mask[:, 2:], mask.new_zeros(mask.shape[0], 2)], 1)[:, : mask.shape[1]]
             inside = mask & later  # a mask has no holes: the frame between is real too
         out.mul_(inside.to(out.dtype)[..., None])
@@ -89,8 +93,7 @@ class GaitTR_MultiInput(_Input):
         return 5 * self.skeleton.dims
 
     def write(self, out: Tensor, place: Tensor, rest: Tensor, mask: Tensor) -> None:
-        same, centred, one, two, bone = out.chunk(5)
-        same.copy_(place)
+        _, centred, one, two, bone = out.chunk(5)
         self.minus(centred, place, self.to_root)
         self.velocity(one, place, mask, 1)
         self.velocity(two, place, mask, 2)
@@ -130,10 +133,8 @@ class GaitGraphInput(_Input):
 
     def write(self, out: Tensor, place: Tensor, rest: Tensor, mask: Tensor) -> None:
         d, lost = len(place), self.lost if len(place) == 2 else 0
-        confidence = rest[0] if len(rest) else torch.ones_like(place[0])
         joint, velocity, bone = out.chunk(3)
-        joint[:d].copy_(place)
-        joint[d].copy_(confidence)
+        confidence = joint[d].copy_(rest[0]) if len(rest) else joint[d].fill_(1)
         self.minus(joint[d + 1 :], place, self.to_root)
         for block in (velocity, bone):
             block[d : d + lost] = 0
@@ -146,10 +147,12 @@ class GaitGraphInput(_Input):
     @staticmethod
     def angles(out: Tensor, bone: Tensor) -> None:
         """Bones (d, n, t, v) -> their angles with the last axes, as many as `out` holds."""
-        short = squares(bone).sqrt_().mul_(2 * _SHORT).add_(_SHORT * _SHORT)  # (length + 1e-4)^2 - length^2
+        square, right = list(bone.square()), torch.tensor(math.pi / 2, dtype=bone.dtype)
+        short = reduce(torch.add, square).sqrt_().mul_(2 * _SHORT).add_(_SHORT * _SHORT)
         for axis, each in enumerate(out, len(bone) - len(out)):
-            sine = squares(torch.cat([bone[:axis], bone[axis + 1 :]])).add_(short).sqrt_()
-            torch.div(bone[axis], sine, out=each).atan_().neg_().add_(math.pi / 2)  # of a tangent: exact near 0 and pi
+            # the other axes and (length + 1e-4)^2 - length^2
+            sine = reduce(torch.add, square[:axis] + square[axis + 1 :], short).sqrt_()
+            torch.sub(right, torch.div(bone[axis], sine, out=each).atan_(), out=each)  # of a tangent: exact near 0, pi
 
 
 class GaitGraph_MultiInput(GaitGraphInput):
@@ -208,8 +211,7 @@ class HOD_MultiInput(_Input):
         return 2 * self.skeleton.dims + 2
 
     def write(self, out: Tensor, place: Tensor, rest: Tensor, mask: Tensor) -> None:
-        same, bone, angles, nothing = out.split((len(place), len(place), 1, 1))
-        same.copy_(place)
+        _, bone, angles, nothing = out.split((len(place), len(place), 1, 1))
         self.minus(bone, place, self.to_parent)
         angles[0].copy_(self.angles(place))
         nothing.zero_()

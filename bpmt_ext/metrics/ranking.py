@@ -17,6 +17,7 @@ METRICS = ("euc", "cos")
 _BLOCK_PRODUCTS = 2**24  # floats of a block of embeddings, or of distances: 64 MB
 _BLOCK_PAIRS = 2**22  # pairs ranked at a time: some 40 bytes each
 _WHOLE = 2**27  # floats of a set that is prepared at once: 512 MB
+_TILE = 512  # rows and columns of distances that a CPU makes at a time: 1 MB stays in its cache
 
 
 def prepare(embeddings: np.ndarray | Tensor, metric: str) -> Tensor:
@@ -35,7 +36,7 @@ def prepare(embeddings: np.ndarray | Tensor, metric: str) -> Tensor:
     if metric == "cos":
         x = x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
         return x.flatten(1)[None] / x.shape[2] ** 0.5  # (1, n, d*p): one product is the mean over parts
-    return by_part(x - middle(x.split(64)))  # (p, n, d)
+    return by_part(x, middle(x.split(64)))  # (p, n, d)
 
 
 def middle(blocks: Iterable[Tensor]) -> Tensor:
@@ -46,10 +47,11 @@ def middle(blocks: Iterable[Tensor]) -> Tensor:
     return (total / count).float()
 
 
-def by_part(x: Tensor) -> Tensor:
-    """(n, d, p) -> (p, n, d), in one piece; twice as fast as permuting."""
+def by_part(x: Tensor, mean: Tensor) -> Tensor:
+    """(n, d, p) minus their mean (d, p) -> (p, n, d), in a new piece; twice as fast as permuting."""
     n, d, p = x.shape
-    return x.flatten(0, 1).t().contiguous().view(p, n, d)
+    out = x.flatten(0, 1).t().clone(memory_format=torch.contiguous_format).view(p, n, d)
+    return out.sub_(mean.t()[:, None])
 
 
 class Embedded:
@@ -73,25 +75,37 @@ class Embedded:
 
     def _raw(self, index: slice | np.ndarray) -> Tensor:
         rows = self.raw[index]
-        return rows.detach() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
+        return rows.detach() if isinstance(rows, Tensor) else torch.from_numpy(np.require(rows, None, "WE"))
 
     def rows(self, index: np.ndarray | slice) -> Tensor:
         """The embeddings of some sequences, prepared: (g, m, e)."""
+        if isinstance(index, np.ndarray) and len(index) and (np.diff(index) == 1).all():
+            index = slice(int(index[0]), int(index[-1]) + 1)  # a run of rows need not be copied
         if self.whole is not None:
             return self.whole[:, torch.as_tensor(index) if isinstance(index, np.ndarray) else index]
         x = self._raw(index).to(torch.float32)
-        return prepare(x, "cos") if self.metric == "cos" else by_part(x - self.mean)
+        return prepare(x, "cos") if self.metric == "cos" else by_part(x, self.mean)
 
 
-def compare(probe: Tensor, gallery: Tensor, metric: str) -> Tensor:
-    """Prepared (g, n, e) and (g, m, e), of one call to `prepare` -> distances (n, m) float32, at once."""
+def compare(probe: Tensor, gallery: Tensor, metric: str, out: Tensor | None = None) -> Tensor:
+    """Prepared (g, n, e) and (g, m, e), of one call to `prepare` -> distances (n, m) float32, at once; into `out`."""
+    n, m = probe.shape[1], gallery.shape[1]
+    out = probe.new_empty(n, m) if out is None else out
     if metric == "cos":
-        return 1 - (probe @ gallery.mT)[0]
-    own, theirs, twice = probe.square().sum(2)[:, :, None], gallery.square().sum(2)[:, None], -2 * probe
-    total = probe.new_zeros(probe.shape[1], gallery.shape[1])
-    for a, b, x, y in zip(twice, gallery, own, theirs, strict=True):  # part by part: (n, m) stays in a CPU's cache
-        total.add_(torch.addmm(y, a, b.mT).add_(x).clamp_(min=0).sqrt_())
-    return total.div_(len(probe))
+        return torch.mm(probe[0], gallery[0].mT, out=out).neg_().add_(1)
+    out.zero_()
+    own, twice = probe.square().sum(2)[:, :, None], -2 * probe
+    # Tile by tile, part by part: equal tiles rather than full ones and a narrow rest, which rounds in another way.
+    tiles = [max(1, -(-size // _TILE)) if probe.device.type == "cpu" else 1 for size in (n, m)]
+    room = probe.new_empty(-(-n // tiles[0]) * -(-m // tiles[1]))
+    for columns, theirs in zip(out.chunk(tiles[1], 1), gallery.chunk(tiles[1], 1), strict=True):
+        size = theirs.square().sum(2)[:, None]
+        for total, a, x in zip(columns.chunk(tiles[0]), twice.chunk(tiles[0], 1), own.chunk(tiles[0], 1), strict=True):
+            square = room[: total.numel()].view(total.shape)
+            for part, other in enumerate(theirs):
+                torch.addmm(size[part], a[part], other.mT, out=square)
+                total.add_(square.add_(x[part]).clamp_(min=0).sqrt_())
+    return out.div_(len(probe))
 
 
 def distances(probe: np.ndarray | Tensor, gallery: np.ndarray | Tensor, metric: str = "euc") -> Tensor:
@@ -153,38 +167,39 @@ def rank_stream(
     before each: counts add up over blocks, and would over machines that hold a share of the gallery each.
     """
     g, n, e = probe.shape
-    width = max(1, min(_BLOCK_PAIRS // n, _BLOCK_PRODUCTS // (g * e)))
+    width = max(1, min(_BLOCK_PAIRS // n, _BLOCK_PRODUCTS // (g * e), entries))
     parts = [slice(start, min(start + width, entries)) for start in range(0, entries, width)]
-    found = []
-    for part in parts:
-        match, keep = pairs(part)
-        row, column = (match & keep).nonzero().unbind(1)
-        if len(row):
-            found.append((row, column + part.start, compare(probe, gallery(part), metric)[row, column]))
+    # What is large is written into one place over and over: freed block by block, it leaves holes that add up.
+    room = [torch.empty(n * width, dtype=kind, device=probe.device) for kind in (probe.dtype, probe.dtype, torch.int64)]
     total = torch.zeros(n, dtype=torch.int64, device=probe.device)
-    if found:
-        rows, columns, dist = (torch.cat(each) for each in zip(*found, strict=True))
-        order = rows.argsort(stable=True)  # in gallery order within a probe
-        rows, columns, dist = rows[order], columns[order], dist[order]
-        total = torch.bincount(rows, minlength=n)
+    for part in parts:
+        total += torch.logical_and(*pairs(part)).sum(1)
     k = max(1, int(total.max()))
-    near, which = probe.new_full((n, k), torch.inf), torch.full((n, k), entries, device=probe.device)
-    if found:
-        at = torch.arange(len(rows), device=rows.device) - (total.cumsum(0) - total)[rows]
-        near[rows, at], which[rows, at] = dist, columns
+    near, which = probe.new_full((n, k + 1), torch.inf), torch.full((n, k + 1), entries, device=probe.device)
+    found = torch.zeros_like(total)
+    for part in parts:
+        hit = torch.logical_and(*pairs(part))
+        row, column = hit.nonzero().unbind(1)  # in gallery order within a probe
+        if len(row):
+            here = hit.sum(1)
+            at = torch.arange(len(row), device=row.device) + (found + here - here.cumsum(0))[row]
+            dist = compare(probe, gallery(part), metric, room[0][: hit.numel()].view(hit.shape))
+            near[row, at], which[row, at] = dist[row, column], column + part.start
+            found += here
     near, order = near.sort(dim=1, stable=True)
     which = which.gather(1, order)
     counts = torch.zeros(n * (k + 1), dtype=torch.int64, device=probe.device)
+    first = (k + 1) * torch.arange(n, device=probe.device)[:, None]
     for part in parts:
         match, keep = pairs(part)
-        far = compare(probe, gallery(part), metric).masked_fill_(match | ~keep, torch.inf)
-        behind = torch.searchsorted(near, far)  # matches nearer than each of the others
-        tied = ((near.gather(1, behind.clamp(max=k - 1)) == far) & far.isfinite()).nonzero()
+        far, level, behind = (each[: match.numel()].view(match.shape) for each in room)
+        compare(probe, gallery(part), metric, far).masked_fill_(match.logical_or_(~keep), torch.finfo(far.dtype).max)
+        torch.searchsorted(near, far, out=behind)  # matches nearer than each of the others; the last column is infinite
+        tied = (torch.gather(near, 1, behind, out=level) == far).nonzero()
         for row, column in (some.unbind(1) for some in tied.split(max(1, _BLOCK_PAIRS // k))):
-            level = near[row] == far[row, column][:, None]
-            behind[row, column] += (level & (which[row] < (column + part.start)[:, None])).sum(1)
-        cells = behind + (k + 1) * torch.arange(n, device=probe.device)[:, None]
-        counts += torch.bincount(cells.flatten(), minlength=len(counts))
+            equal = near[row] == far[row, column][:, None]
+            behind[row, column] += (equal & (which[row] < (column + part.start)[:, None])).sum(1)
+        counts += torch.bincount(behind.add_(first).flatten(), minlength=len(counts))
     number = torch.arange(1, k + 1, device=probe.device)
     place = counts.view(n, k + 1)[:, :k].cumsum(1) + number
     return _figures(place, number.expand_as(place), number <= total[:, None], total)
@@ -197,15 +212,14 @@ def _rank_block(dist: Tensor, match: Tensor, keep: Tensor) -> dict[str, Tensor]:
     total = hit.sum(1)
     row, column = hit.nonzero().unbind(1)
     start = total.cumsum(0) - total
-    near = dist.new_full((len(dist), max(1, int(total.max()))), torch.inf)  # (n, k) distances of the matches, rising
+    k = max(1, int(total.max()))
+    near = dist.new_full((len(dist), k + 1), torch.inf)  # (n, k) distances of the matches, rising, then nobody's
     near[row, torch.arange(len(row), device=dist.device) - start[row]] = dist[row, column]
     near = near.sort(1).values
-    k = near.shape[1]
-    far = dist.masked_fill(~other, torch.inf)
+    far = dist.masked_fill(~other, torch.finfo(dist.dtype).max)  # what does not exist: behind all matches
     behind = torch.searchsorted(near, far)  # (n, m) matches nearer than each of the others
-    tied = (other & (near.gather(1, behind.clamp(max=k - 1)) == far)).any(1)
-    cells = behind + (k + 1) * torch.arange(len(dist), device=dist.device)[:, None]
-    # what does not exist is infinitely far: behind all matches
+    tied = (near.gather(1, behind) == far).any(1)
+    cells = behind.add_((k + 1) * torch.arange(len(dist), device=dist.device)[:, None])
     others = torch.bincount(cells.flatten(), minlength=len(dist) * (k + 1)).view(-1, k + 1)[:, :k].cumsum(1)
     found = torch.arange(1, k + 1, device=dist.device)
     place = others + found  # (n, k) of the i-th match, where there is one
