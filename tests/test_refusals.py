@@ -252,6 +252,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "a path for a name": (config({"data_cfg.dataset_name": "a/b"}), "data_cfg.dataset_name: names a folder"),
     "a null for a path": (config({"data_cfg.dataset_root": "a\0"}), "is no path: it holds a null"),
     "two ways to validate": (config({"data_cfg.camera_split": True}), "both choose the validation set"),
+    "fewer of cameras": (config({"data_cfg.camera_split": True, "data_cfg.validation": 0, "data_cfg.train_labels": 2}),
+                         "do not go with camera_split"),
     "least and most": (config(unfixed | {"trainer_cfg.sampler.frames_num_min": 9, "trainer_cfg.sampler.frames_num_max":
                                          3}), "9 is larger than frames_num_max 3"),
     "no least and most": (config(unfixed | {"trainer_cfg.sampler.frames_num_min": None}),
@@ -346,6 +348,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "two ways to split": (data({"camera_split": True}, {"TRAIN_SET": ["a"], "VAL_SET": ["b"], "TEST_SET": ["c"]}),
                           "does not go with the VAL_SET"),
     "cameras of sequences": (data({"camera_split": True}, {"TRAIN": ["a/1_0/v"], "TEST": []}), "set it to false"),
+    "more labels than there are": (data({"train_labels": 99}), "data_cfg.train_labels: 99, but there are"),
+    "labels that are classes": (data({"train_labels": 1}, {"TRAIN": ["a/1_0/v"], "TEST": []}), "would leave classes out"),
     "all too short": (data({"frame_threshold": 9}), "frame_threshold 9 and min_cameras 1 drop all"),
     "another set's labels": (data({"missing_labels": "warn"}, {"TRAIN_SET": ["x"], "TEST_SET": ["y"]}),
                              "none of the 2 labels"),
