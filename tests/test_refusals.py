@@ -349,7 +349,7 @@ CASES: dict[str, tuple[Act, str]] = {
                           "does not go with the VAL_SET"),
     "cameras of sequences": (data({"camera_split": True}, {"TRAIN": ["a/1_0/v"], "TEST": []}), "set it to false"),
     "more labels than there are": (data({"train_labels": 99}), "data_cfg.train_labels: 99, but there are"),
-    "labels that are classes": (data({"train_labels": 1}, {"TRAIN": ["a/1_0/v"], "TEST": []}), "would leave classes out"),
+    "labels as classes": (data({"train_labels": 1}, {"TRAIN": ["a/1_0/v"], "TEST": []}), "would leave classes out"),
     "all too short": (data({"frame_threshold": 9}), "frame_threshold 9 and min_cameras 1 drop all"),
     "another set's labels": (data({"missing_labels": "warn"}, {"TRAIN_SET": ["x"], "TEST_SET": ["y"]}),
                              "none of the 2 labels"),
