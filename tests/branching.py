@@ -88,3 +88,11 @@ def told(cases: dict[str, tuple[Act, str]], folder: Path) -> Iterator[str]:
                 yield f"{name}: {error}"
         else:
             yield f"{name}: is taken"
+
+
+def check(cases: dict[str, tuple[Act, str]], files: Iterable[str], folder: Path) -> None:
+    """Every case is refused with its words, and every fault of these files is among them."""
+    with reaching() as seen:
+        wrong = [*told(cases, folder)]
+    left = unreached(files, seen)
+    assert not wrong and not left, "\n".join([*wrong, left])

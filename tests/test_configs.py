@@ -115,7 +115,10 @@ def test_a_config_builds(path: Path, tmp_path: Path) -> None:
         assert shapes["logits"][1] == classes if classes else "logits" not in shapes
 
 
-AXES = {"body_axes.yaml": "kinectgait", "ideas_axes.yaml": "kinectgait", "curve_axes.yaml": "kinectgait"}
+AXES = {
+    "body_axes.yaml": "kinectgait@scratch", "ideas_axes.yaml": "kinectgait", "curve_axes.yaml": "kinectgait",
+    "penn_axes.yaml": "penn@scratch", "nwucla_axes.yaml": "nwucla@scratch",
+}  # fmt: skip
 
 
 def test_every_cell_of_a_shipped_grid_builds() -> None:
@@ -123,8 +126,9 @@ def test_every_cell_of_a_shipped_grid_builds() -> None:
     folder = Path(__file__).resolve().parents[1] / "tools"
     assert {path.name for path in folder.glob("*_axes.yaml")} == set(AXES)
     for name, config in AXES.items():
-        text = str(FOLDER / "bpmt" / f"bpmt_{config}.yaml") + "@scratch" * (name == "body_axes.yaml")
-        cells = contenders([text], folder / name, [], Path.cwd())
+        config, at, variant = config.partition("@")
+        text = str(FOLDER / "bpmt" / f"bpmt_{config}.yaml")
+        cells = contenders([text + at + variant], folder / name, [], Path.cwd())
         assert len({one.opts for one in cells}) == len(cells)
         for one in cells:
             for stage in stages_of(one.config, one.opts, Path.cwd()):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import zlib
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpmt_ext import draws
 from bpmt_ext.draws import Draws
 
 WORD = 2**64
@@ -122,3 +127,12 @@ def test_keys_must_be_one_row_of_int64() -> None:
     for wrong in (torch.zeros(2), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, dtype=torch.int32)):
         with pytest.raises(ValueError, match="int64"):
             Draws(wrong)
+
+
+def test_streams_of_networks_are_constants_to_a_compiler() -> None:
+    """A stream's number that is worked out while a network is compiled cannot be wrapped to 64 bits."""
+    nets = Path(draws.__file__).parent / "nets"
+    texts = [path.read_text("utf-8") for path in nets.glob("*.py")]
+    named = {name for text in texts for name in re.findall(r"\.split\(\"(\w+)\"\)", text)}
+    assert len(named) > 9 and named <= set(draws._WORDS)
+    assert all(draws._WORDS[name] == zlib.crc32(name.encode()) + (1 << 33) for name in named)
