@@ -8,17 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bpmt_ext.exporting import exporting
-
 
 def hide_padding(x: Tensor, mask: Tensor) -> Tensor:
     """x (n, c, t, v) with zeros where mask (n, t) is False: what a convolution sees beyond a sequence's end."""
-    real = mask[:, None, :, None]
-    if exporting():  # the exporter reasons for minutes about the layout of what `where` returns
-        return x.masked_fill(~real, 0.0)
     # where keeps the channels last in memory if they are; masked_fill does not, and a BatchNorm between two layouts
     # takes several times as long on a CPU
-    return torch.where(real, x, 0.0)
+    return torch.where(mask[:, None, :, None], x, 0.0)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
