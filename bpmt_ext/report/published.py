@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from bpmt_ext.config_layers import parse_yaml
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import read_regular
 
 FILE = Path(__file__).with_name("published.yaml")
 
@@ -61,9 +62,10 @@ class Published(BaseModel):
 def read_published(path: Path = FILE) -> list[Published]:
     """The rows of a file; UserError naming the row for an unknown key, a wrong type or an id given twice."""
     try:
-        values: Any = parse_yaml(path.read_text("utf-8"), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a file of published results") from error
+        values: Any = parse_yaml(read_regular(path).decode("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        told = getattr(error, "strerror", None) or "not text"
+        raise UserError(f"{path}: cannot be read ({told}); name a file of published results") from error
     if not isinstance(values, list):
         raise UserError(f"{path}: should be a list of rows (id, dataset, model, recipe, config, metrics, source)")
     rows = []
@@ -73,8 +75,8 @@ def read_published(path: Path = FILE) -> list[Published]:
             rows.append(TypeAdapter(Published).validate_python(value))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{path}: row {name}: {where}: {first['msg']}; correct this row") from error
+            told = ": ".join([".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")])
+            raise UserError(f"{path}: row {name}: {told.removeprefix(': ')}; correct this row") from error
     ids = [row.id for row in rows]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
