@@ -131,7 +131,7 @@ def _evaluator(settings: Settings, host: Host, gpus: int) -> dict[str, Any]:
     return out | {
         "restore_hint": settings.trainer_cfg.total_iter if last else e.restore_hint,
         "sampler": _sampler(settings, host, "evaluator_cfg") | {"batch_size": gpus},
-        "transform": host_transforms(e.transform, _joint_format(settings), poses=_poses(settings)),
+        "transform": _transforms(settings, "evaluator_cfg"),
     }
 
 
@@ -219,7 +219,7 @@ def _trainer(settings: Settings, host: Host, gpus: int) -> dict[str, Any]:
         "restore_hint": 0 if t.restore_hint == "auto" else t.restore_hint,
         "save_iter": save_interval(settings),
         "sampler": _sampler(settings, host, "trainer_cfg"),
-        "transform": host_transforms(t.transform, _joint_format(settings), poses=_poses(settings)),
+        "transform": _transforms(settings, "trainer_cfg"),
         **host.trainer,
     }
 
@@ -248,15 +248,16 @@ def _sampler(settings: Settings, host: Host, section: str) -> dict[str, Any]:
     return out
 
 
-def host_transforms(
-    steps: Sequence[Mapping[str, Any]], joint_format: Any, *, poses: bool = True
-) -> list[dict[str, Any]]:
-    """Our transforms for the host's one modality: each by its name there, of `poses` the host's own layout last.
+def _transforms(settings: Settings, section: str) -> list[dict[str, Any]]:
+    """Our transforms for the host's one modality: each by its name there, of poses the host's own layout last.
 
-    joint_format: what those that must know the joints are told where the config leaves it to the data.
+    Those that must know the joints are told them where the config leaves it to the data.
     """
-    chain = [_host_transform(step, joint_format) for step in _flat(steps)]
-    return [{"type": "Compose", "trf_cfg": [*chain, *([{"type": "SkeletonInput"}] if poses else [])]}]
+    where = settings.where(f"{section}.transform")
+    joint_format = settings.data_cfg.skeleton or settings.data_cfg.joint_format
+    chain = [_host_transform(step, joint_format, where) for step in _flat(getattr(settings, section).transform)]
+    layout = [{"type": "SkeletonInput"}] if settings.data_cfg.modality == "pose" else []
+    return [{"type": "Compose", "trf_cfg": [*chain, *layout]}]
 
 
 def _flat(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -267,20 +268,12 @@ def _flat(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [step for step in out if step["type"] != "SkeletonInput"]
 
 
-def _host_transform(step: Mapping[str, Any], joint_format: Any) -> dict[str, Any]:
+def _host_transform(step: Mapping[str, Any], joint_format: Any, where: str) -> dict[str, Any]:
     name = step["type"]
     if name not in TRANSFORMS:
-        raise UserError(f"transform: type {name!r} is unknown; known are {', '.join(TRANSFORMS)}")
+        raise UserError(f"{where}: type {name!r} is unknown{suggestion(name, TRANSFORMS)}")
     told = {"joint_format": joint_format} if "joint_format" in inspect.signature(TRANSFORMS[name]).parameters else {}
     return {"type": f"Bpmt{name}", **told, **{key: value for key, value in step.items() if key != "type"}}
-
-
-def _poses(settings: Settings) -> bool:
-    return settings.data_cfg.modality == "pose"
-
-
-def _joint_format(settings: Settings) -> Any:
-    return settings.data_cfg.skeleton or settings.data_cfg.joint_format
 
 
 def _taken(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
