@@ -125,10 +125,10 @@ def check_folder(
         if there[key] != json.loads(json.dumps(now[key])):
             raise UserError(f"--out {out}: holds a comparison with another {key} ({there[key]}, now {now[key]}); "
                             f"{remedy}, or ask for the same")
-    names = {tuple(split["tests"]) for split in [*there["data"].values(), *shared["data"].values()]}
-    if len(names) > 1:
-        one, two = (", ".join(tests) for tests in list(names)[:2])
-        raise UserError(f"--out {out}: the test sets there are not those asked for ({one}; {two}); {remedy}")
+    own, asked = ([", ".join(split["tests"]) for split in each["data"].values()] for each in (there, shared))
+    other = next((names for names in own if names != asked[0]), None)
+    if other is not None:
+        raise UserError(f"--out {out}: its test sets are {other}, those asked for {asked[0]}; {remedy}")
     for case, split in shared["data"].items():
         before = there["data"].setdefault(case, split)
         for name, mark in split["tests"].items():
