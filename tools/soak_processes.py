@@ -14,6 +14,7 @@ bit for bit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +273,8 @@ def lost_worker(task: Path, root: Path, dice: random.Random, seconds: float) -> 
         time.sleep(0.005)
     time.sleep(dice.uniform(0, seconds))
     begin = time.monotonic()
-    os.kill(int(dice.choice(workers)), signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was through
+        os.kill(int(dice.choice(workers)), signal.SIGKILL)
     status, wrong = child.ended(300), []
     took = time.monotonic() - begin
     if status != 0 and (status != 2 or not _one_sentence(child, "worker died")):
@@ -300,17 +303,19 @@ def soak(minutes: float, seed: int, short: bool) -> dict[str, Any]:
                 alike |= one_answer(task, root, name, seed, (3,) if short else sizes)
             sys.stderr.write("".join(f"{k}: {v:.1e}\n" for k, v in alike.items() if k.startswith(f"{name}:")))
         opts = ["trainer_cfg.save_iter=3"]
-        start = time.monotonic()
-        finished(ranks(root / "two", 2, lambda rank: train(task, "even-net", opts)), "two")
-        seconds = time.monotonic() - start
         (root / "one").mkdir()
+        times = [time.monotonic()]
+        finished(ranks(root / "two", 2, lambda rank: train(task, "even-net", opts)), "two")
+        times.append(time.monotonic())
         finished([Child(root / "one", lambda: train(task, "even-net", [*opts, "data_cfg.num_workers=2"]))], "one")
+        times.append(time.monotonic())
+        two, one = (after - before for before, after in pairwise(times))
         while not faults or time.monotonic() - begin < 60 * minutes:
             for how in CAUSES:
-                took, more = lost_peer(task, root, how, dice, seconds / 2)
+                took, more = lost_peer(task, root, how, dice, two / 2)
                 faults.setdefault(f"a process {how}", []).append(took)
                 wrong += more
-            took, more = lost_worker(task, root, dice, seconds / 2)
+            took, more = lost_worker(task, root, dice, one / 2)
             faults.setdefault("a loader worker is killed", []).append(took)
             wrong += more
     wrong += [f"{name}: {value:.2g}" for name, value in alike.items() if not value <= BOUND]

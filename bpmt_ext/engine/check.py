@@ -35,8 +35,8 @@ def run(settings: Settings) -> int:
     if bad:
         first = next(iter(bad.values()))[0]
         raise UserError(
-            f"{sum(map(len, bad.values()))} sequences cannot be used, the first is {first['name']} "
-            f"({first['detail']}); convert them again or take them out"
+            f"{sum(map(len, bad.values()))} sequence(s) cannot be used, the first is {first['name']} "
+            f"({first['detail'].rstrip('.')}); convert them again or take them out"
         )
     return 0
 

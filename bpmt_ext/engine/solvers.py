@@ -38,6 +38,8 @@ def own_kernels(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any
     """An optimiser's state as this one loads it: a file may say that it was updated by other kernels."""
     own = [{key: group[key] for key in ("fused", "foreach") if key in group} for group in optimizer.param_groups]
     groups = state["param_groups"]
+    if len(groups) != len(own):
+        raise ValueError(f"it has {len(groups)} groups of weights, this one {len(own)}")
     return {**state, "param_groups": [{**group, **mine} for group, mine in zip(groups, own, strict=True)]}
 
 
