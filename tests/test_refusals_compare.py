@@ -125,6 +125,7 @@ CASES: dict[str, tuple[Act, str]] = {
                         "split, test walkers was made with other sequences than there are now"),
     "other training": (again(lambda plan: plan["data"]["split"]["train"].update({"net@untrained": "0"})),
                        "net@untrained was trained on other sequences than there are now; restore the data, or"),
+    "a plan in words": (again(lambda plan: plan.update(data=[])), "out/comparison.json: is damaged (AttributeError: "),
     "other settings": (again(opts=("model_cfg.width=16",)), "stands there with other settings (model_cfg.width: 8"),
     "a damaged result": (asked(DONE, damaged, report=True), "a result in it is damaged (TypeError: "),
     # as others have published

@@ -118,6 +118,21 @@ def check_folder(
     Methods, folds and seeds may be added; the rule, the budget, the test sets and a method's settings may not change.
     """
     file = out / "comparison.json"
+    try:
+        _enter(file, out, methods, shared, budget)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if not file.is_file():
+            raise
+        # of a file that somebody has changed
+        raise UserError(f"{file}: is damaged ({type(error).__name__}: {error}); restore it, or give another --out"
+                        ) from error  # fmt: skip
+
+
+def _enter(
+    file: Path, out: Path, methods: Sequence[tuple[Contender, dict[str, Any]]], shared: Mapping[str, Any],
+    budget: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """As `check_folder`, of a file that says what it should."""
     now = {"format": FORMAT, "budget": dict(budget), "protocol": shared["protocol"], "data": {}, "methods": {}}
     there = read_plan(file) if file.is_file() else now
     remedy = "give another --out"

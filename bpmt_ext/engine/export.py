@@ -209,6 +209,8 @@ def read_network(path: Path) -> tuple[nn.Module, Settings, Mapping[str, Any]]:
         with safe_open(path, framework="pt") as file:
             told, weights = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
         values = json.loads(told["settings"])
+        if not isinstance(values, dict):
+            raise ValueError("its settings are no mapping")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: is no readable .safetensors file of bpmt export ({type(error).__name__}: {error}); "
                         "export the network again") from error  # fmt: skip

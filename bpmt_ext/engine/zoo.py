@@ -40,6 +40,7 @@ from bpmt_ext.skeletons import Skeleton, get_skeleton, skeleton_from_mapping
 FORMAT = 1
 _KEYS = {"format": int, "name": str, "network": str, "arguments": dict, "skeleton": (str, dict), "transform": list,
          "weights": dict}  # fmt: skip
+_SCORES = {"metrics": dict, "weights": str, "data": str}
 MADE_UP = "Trained on made-up walkers: nothing in it was recorded from anybody."
 RECORDED = ("Trained on recordings of people ({dataset}), which their owners give out on application: ask them before "
             "passing these weights on, and use them for research only.")  # fmt: skip
@@ -92,7 +93,7 @@ def _scores(folder: Path, settings: Settings) -> dict[str, Mapping[str, Any]]:
     own = folder / "results.json"
     if own.is_file():
         results = read_json(own)
-        return {str(results.get("dataset")): _whole(results, own)}
+        return {str(results.get("dataset")): _holding(results, own, **_SCORES)}
     cell = next((above.parent for above in folder.parents if above.name == "output"), None)
     if cell is None or not (cell / "result.json").is_file():
         return {}
@@ -100,15 +101,17 @@ def _scores(folder: Path, settings: Settings) -> dict[str, Mapping[str, Any]]:
     if result.get("model") != settings.model_cfg.model:
         return {}
     said = {"versions": result.get("versions", {})}
-    return {name: said | _whole(one, cell / "result.json") for name, one in result.get("scores", {}).items()}
+    scores = _holding(result, cell / "result.json", scores=dict)["scores"]
+    return {name: said | _holding(one, cell / "result.json", **_SCORES) for name, one in scores.items()}
 
 
-def _whole(results: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Results that have what a card takes from them."""
-    lacking = [key for key in ("metrics", "weights", "data") if key not in results]
+def _holding(results: Any, path: Path, **kinds: type) -> dict[str, Any]:
+    """Results that have what a card takes from them, each of its kind."""
+    found = results if isinstance(results, dict) else {}
+    lacking = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
     if lacking:
         raise UserError(f"{path}: says nothing of {lacking[0]}; test the network again")
-    return dict(results)
+    return dict(found)
 
 
 def _tested(folder: Path, settings: Settings, hashes: set[str]) -> tuple[Path, dict[str, Any]]:
