@@ -5,6 +5,7 @@ The places are found in the source, so that a new one without a case fails here 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from unittest.mock import patch
 import attacks
 import numpy as np
 import pytest
-from branching import reaching, unreached
+from branching import PACKAGE, reaching, sites, unreached
 from fuzzing import Tree, file_bytes, write_tree
 from test_attacks import npy
 
@@ -221,3 +222,16 @@ def test_every_refusal_is_reached(tmp_path: Path) -> None:
             refused(read, tmp_path / f"case{number}" / file)
     left = unreached(FILES, seen)
     assert not left, left
+
+
+def test_every_file_that_refuses_is_tried() -> None:
+    """Here or in test_refusals*.py, whose FILES are read and not imported."""
+    here = Path(__file__).parent
+    tried: set[str] = set()
+    for path in (Path(__file__), *here.glob("test_refusals*.py")):
+        (files,) = (node.value for node in ast.parse(path.read_text("utf-8")).body
+                    if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FILES")  # fmt: skip
+        tried |= set(ast.literal_eval(files))
+    package = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+    left = {name for name, _ in sites(package - tried)}
+    assert not left and tried <= package, sorted(left | (tried - package))
