@@ -196,7 +196,7 @@ def test_what_cannot_be_mixed_is_refused(walkers: Path, jobs: list, capsys: pyte
     told = {
         "stands there with other settings (evaluator_cfg.metric": [*first, "--opts", "evaluator_cfg.metric=cos"],
         "another budget": [*first, "--iterations", "3"],
-        "test sets there are not those": [*first, "--test", "clips=clips"],
+        "its test sets are walkers, those asked for clips": [*first, "--test", "clips=clips"],
         "evaluator_cfg.same_camera is 'drop' for net and 'drop_all' for cos": ["--cfgs", "net.yaml", "cos.yaml"],
         "would be tested on other sequences": ["--cfgs", "net.yaml", "short.yaml"],
         "there is no such fold": ["--cfgs", "net.yaml@untrained", "--folds", "7"],
