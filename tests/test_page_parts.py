@@ -13,7 +13,7 @@ from conftest import walking
 from bpmt_ext.metrics.protocols import evaluate
 from bpmt_ext.report import ranked
 from bpmt_ext.report.animated import packed
-from bpmt_ext.report.markup import Cell, table
+from bpmt_ext.report.markup import Cell, Line, line_chart, table
 from bpmt_ext.report.runfolder import RunFolder
 from bpmt_ext.report.tsne import affinities, tsne
 from bpmt_ext.skeletons import get_skeleton
@@ -77,3 +77,9 @@ def test_cells_are_escaped_and_whole() -> None:
     text = table(["a", "<b>"], [["<i>", Cell(1 / 3, best=True), "&"]], caption='"')
     assert "<b>" not in text and "&lt;b&gt;" in text and repr(1 / 3) in text and ">0.3<" in text and "&quot;" in text
     assert ">–<" in table(["a", "b"], [["c", Cell(float("nan"))]], caption="none")
+
+
+def test_a_share_has_no_tick_above_its_whole() -> None:
+    """A CMC curve at 100 % throughout is drawn below its end, not around it."""
+    chart = line_chart([Line("a", [(1, 100.0), (2, 100.0)], 0)], title="CMC", x="k", high=100)
+    assert "100.0<" in chart and "100.2<" not in chart and "99.4<" in chart

@@ -115,7 +115,7 @@ def line_chart(
     left, right = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
     bottom, top = (min(ys) if low is None else low), (max(ys) if high is None else high)
     if bottom == top:
-        bottom, top = (bottom / 2, top * 2) if log else (bottom - 0.5, top + 0.5)
+        bottom, top = (bottom / 2, top * 2) if log else (bottom - 1, top) if high == top else (bottom - 0.5, top + 0.5)
 
     def along(value: float) -> float:
         return round(_LEFT + (value - left) / (right - left) * (_WIDE - _LEFT - _RIGHT), 1)
