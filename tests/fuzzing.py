@@ -212,7 +212,7 @@ class Draw(random.Random):
             else:
                 words = words[:at]
         words = [word.replace("\0", "").replace("\ud800", "\udcff") for word in words]  # as a shell can give them
-        return ["1" if before == "--workers" and word.lstrip("-").isdecimal() and word != "0" else word
+        return ["1" if before == "--workers" and word.lstrip("-").replace("_", "").isdecimal() and word != "0" else word
                 for before, word in zip(["", *words], words, strict=False)]  # in this process
 
 

@@ -21,7 +21,7 @@ from bpmt_ext.synthetic import write_dataset
 def poses(root: Path, count: int = 5) -> list[Path]:
     rng, paths = np.random.default_rng(0), []
     for k in range(count):
-        path = root / f"a{k}" / "nm" / "v" / "v.pkl"
+        path = root / f"a{k}" / "nm" / "v" / ("v.pkl" if k else "v\udcff.pkl")  # a file's name may be no text
         path.parent.mkdir(parents=True)
         write_pickle(path, rng.normal(size=(3 + k, 17, 3)).astype(np.float32))
         paths.append(path)

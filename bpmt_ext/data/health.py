@@ -18,7 +18,8 @@ def fingerprint(splits: Splits) -> str:
     """sha256 over the sorted names and file sizes of every set: equal for equal data, wherever they lie."""
     lines = [f"{split} {record.name} {' '.join(str(p.stat().st_size) for p in record.paths)}\n"
              for split in ("train", "val", "test") for record in getattr(splits, split).records]
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    text = "".join(sorted(lines))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()  # names of files may be no text
 
 
 def _fault(array: np.ndarray | None, path: Path) -> str | None:

@@ -104,7 +104,7 @@ def _usable(folder: Path, root: Path, stamp: str, state: Mapping[str, tuple[int,
     """The pack that lies there, if it holds these files as they are now."""
     try:
         with np.load(folder / MANIFEST, allow_pickle=False) as file:
-            names = file["names"].tobytes().decode().split("\n")
+            names = os.fsdecode(file["names"].tobytes()).split("\n")
             told, rows = str(file["stamp"]), file["rows"].tolist()
             kind, size = str(file["kind"]), int(file["size"])
         whole = os.stat(folder / DATA).st_size
@@ -159,7 +159,7 @@ def _build(folder: Path, root: Path, stamp: str, paths: Sequence[Path], state: M
         raise UserError(f"{root / changed[0]}: was changed while it was packed; let the converter finish, then try "
                         "again")
     buffer = io.BytesIO()
-    np.savez(buffer, names=np.frombuffer("\n".join(names).encode(), np.uint8), rows=np.array(rows, np.int64),
+    np.savez(buffer, names=np.frombuffer(os.fsencode("\n".join(names)), np.uint8), rows=np.array(rows, np.int64),
              stamp=np.array(stamp), kind=np.array(kind), size=np.array(offset))  # fmt: skip
     write_bytes(folder / MANIFEST, buffer.getvalue())
     return Pack(folder, root, kind or "float32", {n: tuple(r[2:]) for n, r in zip(names, rows, strict=True)})

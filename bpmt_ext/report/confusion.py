@@ -21,7 +21,7 @@ def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path, *
     """
     names = [str(name) for name in classes]
     rows = [[name, *map(str, row)] for name, row in zip(names, confusion.tolist(), strict=True)]
-    write_bytes(path.with_suffix(".csv"), (csv_table(["is \\ taken for", *names], rows) + "\n").encode())
+    write_bytes(path.with_suffix(".csv"), (csv_table(["is \\ taken for", *names], rows) + "\n").encode(errors="backslashreplace"))
     draw_confusion(confusion, names, path, title=title)
 
 
