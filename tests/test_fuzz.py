@@ -143,6 +143,12 @@ def test_a_file_whose_name_is_no_text_is_answered_in_json(tmp_path: Path, monkey
     assert json.loads(Path("a.json").read_text("utf-8"))["people"][0]["source"] == walk.name
 
 
+def test_unsigned_labels_are_fused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path, {"a.npz": SCORES | {"labels": np.array([0, 2], np.uint64)}})
+    monkeypatch.chdir(tmp_path)
+    assert main(["fuse", "a.npz", "a.npz"]) == 0
+
+
 def test_a_pipe_is_no_list_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
                                       ) -> None:  # fmt: skip
     monkeypatch.chdir(home())

@@ -40,7 +40,7 @@ def read_predictions(path: Path) -> Predictions:
     numbers = one.scores.dtype.kind == "f" and bool(np.isfinite(one.scores).all())
     if not fits or not numbers or len(set(one.names.tolist())) < n:
         raise UserError(f"{file}: scores, labels, names and classes do not fit each other; test the network again")
-    return one
+    return one._replace(labels=labels.astype(np.int64))  # unsigned ones do not count with others
 
 
 def fuse(paths: Sequence[Path], weights: Sequence[float] = ()) -> Predictions:

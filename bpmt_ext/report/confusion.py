@@ -21,7 +21,8 @@ def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path, *
     """
     names = [str(name) for name in classes]
     rows = [[name, *map(str, row)] for name, row in zip(names, confusion.tolist(), strict=True)]
-    write_bytes(path.with_suffix(".csv"), (csv_table(["is \\ taken for", *names], rows) + "\n").encode(errors="backslashreplace"))
+    text = csv_table(["is \\ taken for", *names], rows) + "\n"
+    write_bytes(path.with_suffix(".csv"), text.encode(errors="backslashreplace"))
     draw_confusion(confusion, names, path, title=title)
 
 
