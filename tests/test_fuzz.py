@@ -143,6 +143,22 @@ def test_a_file_whose_name_is_no_text_is_answered_in_json(tmp_path: Path, monkey
     assert json.loads(Path("a.json").read_text("utf-8"))["people"][0]["source"] == walk.name
 
 
+@pytest.mark.parametrize("kind", ["model/*", "shards/*", "*.json", "lock"])
+def test_a_gallery_of_pipes_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                       capsys: pytest.CaptureFixture) -> None:  # fmt: skip
+    """Each of its files once: opening a pipe would wait for somebody to write into it."""
+    monkeypatch.chdir(home())
+    for number, path in enumerate(sorted(Path("g").glob(kind))):
+        folder = tmp_path / str(number)
+        shutil.copytree("g", folder)
+        pipe = folder / path.relative_to("g")
+        pipe.unlink()
+        os.mkfifo(pipe)
+        status = main(["identify", "--gallery", str(folder), "--min-frames", "1", "anna.npz"])
+        assert status == (0 if path.name in ("lock", "calibration.json") else 2), path
+        assert "Traceback" not in capsys.readouterr().err
+
+
 def test_unsigned_labels_are_fused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path, {"a.npz": SCORES | {"labels": np.array([0, 2], np.uint64)}})
     monkeypatch.chdir(tmp_path)

@@ -42,6 +42,7 @@ from bpmt_ext.engine.parts import classifies
 from bpmt_ext.engine.stages import load_data, pose_skeleton
 from bpmt_ext.engine.testing import checkpoint_to_test
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import open_regular
 
 FORMATS = {"onnx": ".onnx", "safetensors": ".safetensors"}
 FRAMES = 150  # of a real sequence that is compared; of silhouettes a fifth
@@ -206,6 +207,7 @@ def weights_file(model: Model, classes: Path | None = None) -> tuple[bytes, str]
 def read_network(path: Path) -> tuple[nn.Module, Settings, Mapping[str, Any]]:
     """A safetensors file of `bpmt export` -> the network, ready to test, its settings, and what the file says."""
     try:
+        open_regular(path).close()  # safe_open would wait at a pipe
         with safe_open(path, framework="pt") as file:
             told, weights = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
         values = json.loads(told["settings"])

@@ -33,6 +33,7 @@ from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
 from bpmt_ext.identify.files import LOCK, Lock, locked, temporary, write_whole
 from bpmt_ext.jsonfiles import read_json
+from bpmt_ext.regular import open_regular
 
 KIND, FORMAT = "bpmt gallery", 1
 INDEX, MODEL, SHARDS, CALIBRATION = "gallery.json", "model", "shards", "calibration.json"
@@ -147,7 +148,7 @@ class Gallery:
         """A file of the network's copy, checked. UserError if it is missing or was changed."""
         path, wanted = self.folder / MODEL / name, self.facts["files"].get(name)
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error}); restore the gallery") from error
@@ -207,6 +208,7 @@ class Gallery:
 
     def _pieces(self, path: Path, count: int, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         try:
+            open_regular(path).close()  # safe_open would wait at a pipe
             with safe_open(path, framework="np") as file:  # mapped, not read as a whole
                 part = file.get_slice("embeddings")
                 if part.get_shape() != [count, *self.shape] or part.get_dtype() != "F32":
