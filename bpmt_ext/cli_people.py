@@ -26,8 +26,8 @@ def _whole(text: str, least: int = 0) -> int:
 
 def _rate(text: str) -> float:
     value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no rate between 0 and 1, as 0.01")
+    if not 1e-9 <= value < 1:  # below, as many trials as it takes are no number
+        raise argparse.ArgumentTypeError(f"{text} is no rate between 0 (1e-9 is the least) and 1, as 0.01")
     return value
 
 

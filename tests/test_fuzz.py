@@ -143,6 +143,14 @@ def test_a_file_whose_name_is_no_text_is_answered_in_json(tmp_path: Path, monkey
     assert json.loads(Path("a.json").read_text("utf-8"))["people"][0]["source"] == walk.name
 
 
+def test_a_rate_of_nearly_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(home())
+    with pytest.raises(SystemExit) as ended:
+        main(["identify", "--gallery", "g", "anna.npz", "--far", "1e-320"])
+    assert ended.value.code == 2 and "is no rate" in capsys.readouterr().err
+    assert main(["identify", "--gallery", "g", "--min-frames", "1", "anna.npz", "--far", "1e-9"]) == 0
+
+
 @pytest.mark.parametrize("kind", ["model/*", "shards/*", "*.json", "lock"])
 def test_a_gallery_of_pipes_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                        capsys: pytest.CaptureFixture) -> None:  # fmt: skip
