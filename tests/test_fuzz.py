@@ -143,6 +143,18 @@ def test_a_file_whose_name_is_no_text_is_answered_in_json(tmp_path: Path, monkey
     assert json.loads(Path("a.json").read_text("utf-8"))["people"][0]["source"] == walk.name
 
 
+def test_nobody_is_removed_from_a_gallery_that_lacks_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(home())
+    for end in ("json", "safetensors"):
+        shutil.copytree("g", tmp_path / end)
+        for path in (tmp_path / end).glob(f"shards/*.{end}"):
+            path.unlink()
+        assert main(["gallery", "--gallery", str(tmp_path / end), "--remove", "anna"]) == 2
+        assert "is missing; restore the gallery" in capsys.readouterr().err
+
+
 def test_a_rate_of_nearly_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(home())
     with pytest.raises(SystemExit) as ended:

@@ -63,8 +63,11 @@ class Block:
     entries: Sequence[Entry]
 
 
-class _VanishedError(Exception):
-    """A file of the state that is being read is no longer there."""
+class _VanishedError(UserError):
+    """A file of the state that is being read is no longer there: another process's change, or the user is told."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: is missing; restore the gallery from a copy")
 
 
 class Gallery:
@@ -163,11 +166,11 @@ class Gallery:
         for _ in range(_TRIES):
             try:
                 return work()
-            except _VanishedError as error:
+            except _VanishedError:
                 before = self.revision
                 self.reload()
                 if self.revision == before:
-                    raise UserError(f"{error}: is missing; the gallery is damaged: restore it from a copy") from None
+                    raise
         with locked(self.folder):
             self.reload()
             return work()
@@ -176,7 +179,7 @@ class Gallery:
         """(the entries of a shard, the checksum of their embeddings)."""
         path = self.folder / SHARDS / f"{shard['id']}.json"
         if not path.exists():
-            raise _VanishedError(str(path))
+            raise _VanishedError(path)
         found = read_json(path, "entries", "crc32")
         rows = found["entries"]
         kinds = (str, str, str, int, str)
@@ -217,7 +220,7 @@ class Gallery:
                 for first in range(0, count, rows):
                     yield first, np.ascontiguousarray(part[first : min(count, first + rows)])
         except FileNotFoundError:
-            raise _VanishedError(str(path)) from None
+            raise _VanishedError(path) from None
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: is damaged ({str(error).splitlines()[0][:100]}); restore the gallery from a "
                             "copy") from error  # fmt: skip
