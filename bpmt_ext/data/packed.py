@@ -108,7 +108,7 @@ def _usable(folder: Path, root: Path, stamp: str, state: Mapping[str, tuple[int,
             told, rows = str(file["stamp"]), file["rows"].tolist()
             kind, size = str(file["kind"]), int(file["size"])
         whole = os.stat(folder / DATA).st_size
-    except (OSError, ValueError, KeyError, EOFError, UnicodeDecodeError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if told != stamp or kind not in _KINDS or size != whole or len(names) != len(rows) or not _within(rows, kind, size):
         return None

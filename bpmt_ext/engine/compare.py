@@ -111,14 +111,14 @@ class Comparison:
 
     # -- what is compared ----------------------------------------------------------------------------------------
 
-    def _folds(self) -> list[int | None]:
+    def _folds(self) -> Sequence[int | None]:
         o = self.options
         if not o.folds and not o.fold:
             return [None]
         wrong = [k for k in o.fold if o.folds and k >= o.folds]
         if wrong:
             raise UserError(f"--fold {wrong[0]}: there are folds 0 to {o.folds - 1}; correct it or --folds")
-        return list(o.fold or range(min(o.folds, 10**6)))  # the first that is not there is told
+        return o.fold or range(o.folds)
 
     def _case(self, fold: int | None) -> Case:
         """The split of one fold; UserError if its file is missing."""
