@@ -8,6 +8,7 @@ Letters: n sequences, w views of each, d width, p parts, k classes.
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -28,7 +29,7 @@ def _at_least_single(x: Tensor) -> Tensor:
 def _positive(name: str, value: Any, zero: bool = False) -> float:
     """`value` as a finite number above 0 (or at least 0), or a ValueError that names it."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf") or (value == 0 and not zero):
+    if not number or not 0 <= value <= sys.float_info.max or (value == 0 and not zero):
         raise ValueError(f"{name} must be a number {'of at least' if zero else 'above'} 0, not {value!r}")
     return float(value)
 

@@ -394,8 +394,9 @@ def _one(entry: Entry, folder: Path, number: int, seed: int, tally: Tally) -> st
     if set(os.listdir(folder.parent)) != there:
         return f"{words}: writes beside its folder: {sorted(set(os.listdir(folder.parent)) - there)}"
     if status == 0:
-        tally.worked += 1
-        return _wrong(entry, folder, printed)
+        wrong = _wrong(entry, folder, printed)
+        tally.worked += wrong is None
+        return wrong
     if status != 2 or "Traceback" in said or "MemoryError" in said:
         return f"{words}: status {status}: {said[-300:]!r}"
     sentences = [line for line in said.splitlines() if line.startswith(f"{entry.says}: ")]

@@ -113,6 +113,7 @@ CASES: dict[str, tuple[Act, str]] = {
     # on which splits
     "a fold too far": (asked(NET, folds=2, fold=(2,)), "--fold 2: there are folds 0 to 1; correct it or --folds"),
     "two folders of folds": (two("data_cfg: {dataset_partition: x/data.json}", folds=2), "give --fold-dir"),
+    "folds without end": (asked(NET, folds=10**20), "fold0.json: there is no such fold; give --fold-dir"),
     "no fold": (asked(NET, folds=2), "fold0.json: there is no such fold; give --fold-dir"),
     "two protocols": (two("evaluator_cfg: {same_camera: keep}"), "same_camera is 'drop' for net and 'keep' for other"),
     "two tests": (asked(NET, swapped, cfgs=("net.yaml", "other.yaml")), "other would be tested on other sequences"),

@@ -4,6 +4,7 @@ As test_refusals.py."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from standin import Host, commit, running, sequences, write_checkout
 from bpmt_ext.config import configs_folder, load_settings
 from bpmt_ext.hosts import adapter, components
 from bpmt_ext.hosts import link as linking
-from bpmt_ext.hosts.checkouts import HOSTS, find_host
+from bpmt_ext.hosts.checkouts import HOSTS, Checkout, find_host, missing_imports
 from bpmt_ext.hosts.configs import host_config
 from bpmt_ext.hosts.link import MANIFEST, link, unlink
 
@@ -58,6 +59,13 @@ def taken(_: Path) -> None:
     module = ModuleType("modeling.models")
     module.BPMT = None  # type: ignore[attr-defined]
     components.register(module, {"BPMT": None})
+
+
+def piped(folder: Path) -> Checkout:
+    """A checkout among whose files is a pipe, which opening would wait for."""
+    root = write_checkout(folder / "host", "fastposegait", repository=False)
+    os.mkfifo(root / "fastposegait/pipe.py")
+    return find_host(root)
 
 
 def found(spoil: Callable[[Path], object], below: str = "") -> Act:
@@ -151,6 +159,7 @@ CASES: dict[str, tuple[Act, str]] = {
     "another version": (found(lambda root: (root / "fastposegait/modeling/base_model.py").write_text("x = 1")),
                         "base_model.py has no BaseModel.build_network; this is no FastPoseGait that is known here"),
     "no Python": (found(lambda root: (root / "fastposegait/data/dataset.py").write_text("def (")), "is no Python file"),
+    "a pipe": (lambda folder: missing_imports(piped(folder)), "pipe.py: is no Python file"),
     # configs for a host
     "never the last": (hosted("trainer_cfg.total_iter=11", "trainer_cfg.save_iter=7"), "saves every 7 iterations and"),
     "cameras": (hosted("data_cfg.min_cameras=2"), "data_cfg.min_cameras: FastPoseGait takes all sequences of a"),

@@ -183,6 +183,7 @@ CASES: dict[str, tuple[Act, str]] = {
     "no loss": (train("loss_cfg.0.type=TripletLos"), "there is no loss 'TripletLos'; did you mean TripletLoss?"),
     "another network's loss": (graph(), "loss_cfg.1.type: GaitTR has no output for CrossEntropyLoss; leave it"),
     "a margin below 0": (train("loss_cfg.0.margin=-1"), "--opts: loss_cfg.0.margin: margin must be"),
+    "a margin beyond all": (train(f"loss_cfg.0.margin=1{'0' * 400}"), "--opts: loss_cfg.0.margin: margin must be"),
     "one name": (train("loss_cfg.0.log_prefix=softmax"), "two losses are logged as 'softmax'; give each a log_prefix"),
     "no output": (train("model_cfg.num_class=0"), "the network has no logits for CrossEntropyLoss; leave this"),
     "no protocol": (train("evaluator_cfg.eval_func=evaluate_Gait3d"), "no protocol 'evaluate_Gait3d'; did you"),

@@ -105,7 +105,7 @@ def build_objective(settings: Settings, method: Method) -> Objective:
         arguments = settings.arguments(loss_class, f"loss_cfg.{i}", supplied=("loss_term_weight",))
         try:
             loss = loss_class(**arguments, loss_term_weight=loss_cfg.loss_term_weight)
-        except (ValueError, TypeError, OverflowError) as error:  # most begin with the argument
+        except (ValueError, TypeError) as error:  # most begin with the argument
             key = str(error).partition(" ")[0]
             place = settings.where(f"loss_cfg.{i}.{key if key in arguments else 'type'}")
             raise UserError(f"{place}: {error}") from error

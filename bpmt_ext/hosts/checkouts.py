@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bpmt_ext.errors import UserError
-from bpmt_ext.regular import at_home, real_path
+from bpmt_ext.regular import at_home, read_regular, real_path
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ def _check_contract(path: Path, host: Host) -> None:
 
 def _parse(file: Path) -> ast.Module:
     try:
-        return ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError) as error:
+        return ast.parse(read_regular(file))
+    except (SyntaxError, ValueError, OSError) as error:
         raise UserError(f"{file}: is no Python file ({error}); restore it") from error
 
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bpmt_ext.data.pickles import write_bytes
+from bpmt_ext.errors import printable
 from bpmt_ext.report.pictures import save_png
 from bpmt_ext.report.tables import csv_table
 
@@ -19,10 +20,9 @@ _WRITTEN = 30  # of more classes the cells are too small for numbers
 def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path, *, title: str = "") -> None:
     """Write `path` (.png) and beside it the same numbers as .csv: sequences of the row's class taken for the column's.
     """
-    names = [str(name) for name in classes]
+    names = [printable(str(name)) for name in classes]  # a folder's name may be no text
     rows = [[name, *map(str, row)] for name, row in zip(names, confusion.tolist(), strict=True)]
-    text = csv_table(["is \\ taken for", *names], rows) + "\n"
-    write_bytes(path.with_suffix(".csv"), text.encode(errors="backslashreplace"))
+    write_bytes(path.with_suffix(".csv"), (csv_table(["is \\ taken for", *names], rows) + "\n").encode())
     draw_confusion(confusion, names, path, title=title)
 
 
