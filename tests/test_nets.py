@@ -29,7 +29,7 @@ VARIANTS = [
     ("BPMT_T1", {"mask": "none", "confidence_weight": True, "standardise": "part"}),
     ("BPMT_T1", {"patch": 3, "mask_block": 4}),
     ("BPMT_T1", {"patch": 5, "mask": "joint", "streams": ["joint", "velocity"], "confidence_weight": True}),
-    ("BPMT_T1", {"patch": 3, "mask_value": "drop", "target": "latent", "dual": 0.5, "norm_first": True}),
+    ("BPMT_T1", {"patch": 3, "target": "latent", "dual": 0.5, "norm_first": True}),
     ("BPMT_T2", {"freeze_t1": "no"}),
     ("BPMT_T2", {"freeze_t1": "no", "t2_encoder": "body", "patch": 3, "mask": "frame", "norm_first": True}),
     ("BPMT_T2", {"freeze_t1": "no", "patch": 2, "share_t2": True}),
@@ -224,8 +224,8 @@ def test_exactly_the_stated_share_is_masked(mode: str, ratio: float) -> None:
         assert (runs <= 2 * (30 * ratio // 4 + 2)).all()
 
 
-@pytest.mark.parametrize(("mask", "value"), [(mask, value) for mask in ("frame", "joint", "block", "tube")
-                                             for value in ("token", "zero")] + [("block", "drop")])  # fmt: skip
+@pytest.mark.parametrize(("mask", "value"), [(mask, value) for mask in ("frame", "joint", "block")
+                                             for value in ("token", "zero")])  # fmt: skip
 def test_what_is_masked_does_not_reach_the_prediction(mask: str, value: str) -> None:
     """Changing the masked coordinates changes the target only, with every stream in use."""
     streams = ["joint", "bone", "velocity", "confidence"]

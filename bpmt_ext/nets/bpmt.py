@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bpmt_ext.nets.grouped import GroupedCrossAttention, GroupedLinear
+from bpmt_ext.nets.grouped import GroupedCrossAttention
 from bpmt_ext.nets.heads import ConcatHead, PartHead
 from bpmt_ext.nets.iip import class_pool, classes_of_parts, connected_layers, t1_encoder
 from bpmt_ext.nets.iip_tokens import t1_embedding
@@ -106,11 +106,10 @@ class PartEncoder(nn.Module):
         )  # fmt: skip
         self.fc = connected_layers(fc, groups=groups, width=width)
 
-    def encode(self, embedded: Tensor, mask: Tensor, *told: list[Tensor], frames: Tensor | None = None) -> Tensor:
+    def encode(self, embedded: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
         """Embedded tokens (p, n, t', d), mask (n, t') -> (p, n, t', d). told: a list that gets the class tokens of an
-        iip encoder; frames: which of a sequence's tokens they are (n, t'), where some were left out."""
-        positions = self.positions[:, None, : mask.shape[1]] if frames is None else self.positions[:, frames]
-        return self.fc(self.encoder(embedded + positions, mask, *told))
+        iip encoder."""
+        return self.fc(self.encoder(embedded + self.positions[:, None, : mask.shape[1]], mask, *told))
 
     def read(self, streams: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
         """Streams (n, t, s, c) of frames, mask (n, t) -> (p, n, t', d)."""
@@ -132,8 +131,7 @@ class BPMT(nn.Module):
     pairs in one attention, whose output is pooled; norm_first: LayerNorm before attention and feed-forward instead of
     after it. patch: frames in a token. whole_body: the mean of the parts gets an FC and a neck of its own, as a sixth
     column. tta: a test also reads the mirrored sequence, and the embedding is the sum of both unit embeddings; the
-    transforms must leave x = 0 in the body's middle. contrast_width: also out are `views` (n, p, contrast_width), what
-    each part says in one common space, for a contrastive loss between the parts.
+    transforms must leave x = 0 in the body's middle.
     """
 
     def __init__(
@@ -169,7 +167,6 @@ class BPMT(nn.Module):
         tta: bool = False,
         embedding_width: int = 128,
         classifier: str = "cosine",
-        contrast_width: int = 0,
     ) -> None:
         super().__init__()
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
@@ -200,7 +197,6 @@ class BPMT(nn.Module):
             self.head = ConcatHead(parts=parts + whole_body, inputs=pooled, classes=num_class)
         else:
             raise ValueError(f"head must be part or concat, not {head!r}")
-        self.contrast = GroupedLinear(groups=parts, inputs=pooled, outputs=contrast_width) if contrast_width else None
         self.freezing = {"t1": freeze_t1, "t2": freeze_t2}
         for name, how in self.freezing.items():
             stage = getattr(self, name)
@@ -236,10 +232,9 @@ class BPMT(nn.Module):
         if told:
             pairs = self.t2.pairs if self.fuse is not None else []
             pooled = torch.cat([pooled, *classes_of_parts(told, windows, pose.shape[0], self.parts, pairs)], 2)
-        views = {} if self.contrast is None else {"views": F.normalize(self.contrast(pooled), dim=2).transpose(0, 1)}
         if self.whole_body:
             pooled = torch.cat([pooled, pooled.mean(0, keepdim=True)])  # a column of its own
-        return self.head(pooled) | views
+        return self.head(pooled)
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
         if self.training or not self.tta:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bpmt_ext.draws import Draws
 from bpmt_ext.nets.bpmt import PartEncoder, encoder_sizes
 from bpmt_ext.nets.embedders import fold_bodies, mean_of_bodies
-from bpmt_ext.nets.grouped import GroupedEncoderLayer, GroupedLinear
+from bpmt_ext.nets.grouped import GroupedLinear
 from bpmt_ext.nets.layers import cut_windows, pool_windows, set_mode, set_trainable
 from bpmt_ext.nets.masking import Masking
 from bpmt_ext.nets.objectives import (
@@ -25,7 +25,6 @@ from bpmt_ext.nets.objectives import (
     RealOrFake,
     Teacher,
     loss_weight,
-    motion,
     noisy,
     pooled_columns,
     with_extras,
@@ -107,15 +106,10 @@ class _Pretraining(nn.Module):
         mask_ratio: float,
         mask_block: int,
         mask_value: str,
-        target: str,
-        targets: tuple[str, ...],
         confidence_weight: bool,
         bodies: int,
     ) -> None:
         super().__init__()
-        if target not in targets:
-            raise ValueError(f"target must be one of {', '.join(targets)}, not {target!r}")
-        self.target = target
         if not isinstance(bodies, int) or bodies < 1:
             raise ValueError(f"bodies must be a number of at least 1, not {bodies!r}")
         self.t1, self.max_frames, self.confidence_weight, self.bodies = t1, max_frames, confidence_weight, bodies
@@ -154,7 +148,7 @@ class _Pretraining(nn.Module):
         pose, mask, owner, _ = windows
         changed = mask.new_zeros(len(mask), self.t1.slots.parts)
         if fakes is not None:
-            pose, mask, changed = fakes.fake(pose, mask, key)
+            pose, changed = fakes.fake(pose, mask, key)
         streams = self.t1.streams(pose, mask)
         hidden = self.masking.draw(mask, key)
         dims, slots = self.t1.streams.dims, self.t1.slots
@@ -163,9 +157,6 @@ class _Pretraining(nn.Module):
         if self.confidence_weight:
             weight = weight * pose[:, :, slots.joint, dims]
         target = streams[..., :dims].detach()
-        if self.target == "motion":
-            target, told = motion(target, mask)
-            weight = weight * told[..., None]
         features = self.features(noisy(streams, key, self.noise) if self.noise else streams, hidden, mask)
         return Sample(features, streams, target, weight, mask, owner, changed)
 
@@ -174,8 +165,8 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
     """Pose (n, t, v, c), mask (n, t) -> {losses: {part: ()}}: stage 1, one masked autoencoder per body part.
 
     L_p = sum over hidden (t, j, coordinate) of squared error / their number, on standardised coordinates (target:
-    pose), their steps to the next frame (motion), or T1's own slow average (latent). dual: weight of the loss between
-    T1 with a noisy view and that average with the clean one, over all frames. See objectives.py.
+    pose), or on T1's own slow average (latent). dual: weight of the loss between T1 with a noisy view and that
+    average with the clean one, over all frames. See objectives.py.
     """
 
     def __init__(
@@ -216,16 +207,11 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         )  # fmt: skip
         super().__init__(
             t1=t1, max_frames=max_frames, mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
-            mask_value=mask_value, target=target, targets=("pose", "motion", "latent"),
-            confidence_weight=confidence_weight, bodies=bodies,
+            mask_value=mask_value, confidence_weight=confidence_weight, bodies=bodies,
         )  # fmt: skip
         slots = t1.slots
-        self.refill = None
-        if self.masking.drop:
-            layer = {name: value for name, value in sizes.items() if name != "layers"}
-            self.refill = GroupedEncoderLayer(
-                groups=slots.parts, attention=attention, norm_first=norm_first, **layer
-            )
+        if target not in ("pose", "latent"):
+            raise ValueError(f"target must be pose or latent, not {target!r}")
         self.dual = loss_weight("dual", dual)
         self.noise = _NOISE if dual else 0.0
         taught = target == "latent" or self.dual > 0
@@ -235,11 +221,6 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         if target != "latent":
             given = {"group": slots.part, "place": slots.place, "width": width, "dims": skeleton.dims}
             self.decoder = SlotDecoder(patch=patch, kind=decoder, **given)
-
-    def features(self, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """As in both stages; dropped frames ask those that were seen in one more layer, which ends with this stage."""
-        features = super().features(streams, hidden, mask)
-        return features if self.refill is None else self.refill(features, self.tokens(mask))
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, dict[str, Tensor] | Tensor]:
         seen, slots = self._hide(pose, mask, key), self.t1.slots
@@ -268,8 +249,8 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
 
     Both parts are masked independently, encoded by T1, joined by cross-attention and T2, and decoded in parallel:
     L = (L_A + L_B) / 2. t2_encoder `body`: all parts at once, {losses: {part: ()}}. freeze_t1: `yes` (the thesis),
-    `no`, `last_layer`. contrast: weight of a contrastive loss between a sequence's pairs (body: its
-    parts); fake: none, frames, parts or sides, with its weight. See objectives.py.
+    `no`, `last_layer`. contrast: weight of a contrastive loss between a sequence's pairs (body: its parts); fake: of
+    the question whether a part's frames are in their order. See objectives.py.
     """
 
     def __init__(
@@ -302,10 +283,8 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         mask_block: int = 8,
         mask_value: str = "token",
         decoder: str = "linear",
-        target: str = "pose",
         contrast: float = 0.0,
-        fake: str = "none",
-        fake_weight: float = 0.1,
+        fake: float = 0.0,
         confidence_weight: bool = False,
         bodies: int = 1,
     ) -> None:
@@ -317,8 +296,7 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         )  # fmt: skip
         super().__init__(
             t1=t1, max_frames=max_frames, mask=mask, mask_ratio=mask_ratio, mask_block=mask_block,
-            mask_value=mask_value, target=target, targets=("pose", "motion"), confidence_weight=confidence_weight,
-            bodies=bodies,
+            mask_value=mask_value, confidence_weight=confidence_weight, bodies=bodies,
         )  # fmt: skip
         slots = t1.slots
         self.t2 = t2_stage(
@@ -331,18 +309,13 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         self.register_buffer("slot", slot, persistent=False)
         given = {"group": group, "place": slots.place[slot], "width": width, "dims": skeleton.dims}
         self.decoder = SlotDecoder(patch=patch, kind=decoder, **given)
-        self.contrast_weight, self.fake_weight = (
-            loss_weight("contrast", contrast),
-            loss_weight("fake_weight", fake_weight),
-        )
+        self.contrast_weight, self.fake_weight = loss_weight("contrast", contrast), loss_weight("fake", fake)
         of_pairs = isinstance(self.t2, PairEncoder)
         columns = self.t2.pairs if of_pairs else [(part,) for part in range(slots.parts)]
         self.names = ["+".join(PART_NAMES[part] for part in column) for column in columns]
         inputs = len(columns[0]) * width
         self.contrast = Contrast(columns=len(columns), inputs=inputs, width=width) if self.contrast_weight else None
-        self.fakes = None
-        if fake != "none":
-            self.fakes = RealOrFake(skeleton=skeleton, kind=fake, columns=columns, width=width)
+        self.fakes = RealOrFake(skeleton=skeleton, columns=columns, width=width) if self.fake_weight else None
         self.freeze_t1 = freeze_t1
         set_trainable(self.t1, freeze_t1, self.t1.encoder.layers[-1])
 

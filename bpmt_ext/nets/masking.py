@@ -13,20 +13,17 @@ from bpmt_ext.draws import Draws
 from bpmt_ext.nets.bpmt import PartEncoder
 from bpmt_ext.nets.layers import Slots, cut_patches
 
-MASKS = ("none", "frame", "joint", "block", "tube")
+MASKS = ("none", "frame", "joint", "block")
 
 
 def draw_hidden(mask: Tensor, unit_part: Tensor, draws: Draws, *, mode: str, ratio: float, block: int) -> Tensor:
     """mask (n, t), unit_part (u,) ascending -> hidden (n, t, u), True where a unit of a part is masked.
 
     Per sequence and part exactly max(1, round(ratio * real units)) of its real units are hidden: single frames
-    (`frame`), joints of frames (`joint`), or runs of `block` frames (`block`; the last run is cut to fit). `tube` hides
-    that share of a part's joints, each in all frames (Tong et al., "VideoMAE", NeurIPS 2022).
+    (`frame`), joints of frames (`joint`), or runs of `block` frames (`block`; the last run is cut to fit).
     Padded frames are never hidden, nothing is for `none`. In `frame` and `block` mode the parts are the units.
     """
     n, t = mask.shape
-    if mode == "tube":  # drawn for one frame, true of all
-        return draw_hidden(mask[:, :1], unit_part, draws, mode="joint", ratio=ratio, block=block) & mask[..., None]
     u = len(unit_part)
     if mode == "none":
         return mask.new_zeros(n, t, u)
@@ -48,11 +45,9 @@ def draw_hidden(mask: Tensor, unit_part: Tensor, draws: Draws, *, mode: str, rat
 class Masking(nn.Module):
     """What is hidden of a sample and what stands for it: an embedded input (p, n, t', d) with holes.
 
-    mask: none, frame, joint, block or tube; mask_value: `token` (a learned vector put in after the embedding), `zero`
-    (the standardised input set to zero, its mean) or `drop`: the encoder does not get the hidden frames at all, a
-    learned vector stands for them behind it (He et al., CVPR 2022). With `drop` the same frames are hidden of all
-    parts, so that a frame's parts stay together; mask is frame or block. Where `patch` frames make one token they are
-    hidden together; a block is rounded up to whole tokens.
+    mask: none, frame, joint or block; mask_value: `token` (a learned vector put in after the embedding) or `zero` (the
+    standardised input set to zero, its mean). Where `patch` frames make one token they are hidden together; a block is
+    rounded up to whole tokens.
     """
 
     def __init__(
@@ -61,52 +56,30 @@ class Masking(nn.Module):
         super().__init__()
         if mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}, not {mask!r}")
-        if mask_value not in ("token", "zero", "drop"):
-            raise ValueError(f"mask_value must be token, zero or drop, not {mask_value!r}")
-        if mask_value == "drop" and mask not in ("frame", "block"):
-            raise ValueError(f"mask_value drop leaves out whole frames: mask must be frame or block, not {mask!r}")
+        if mask_value not in ("token", "zero"):
+            raise ValueError(f"mask_value must be token or zero, not {mask_value!r}")
         if not 0 < mask_ratio <= 0.95 or mask_block < 1:
             raise ValueError(f"mask_ratio must be in (0, 0.95] and mask_block at least 1: {mask_ratio}, {mask_block}")
         self.slots, self.mode, self.ratio, self.patch = slots, mask, mask_ratio, patch
         self.block = -(-mask_block // patch)
-        self.drop, self.joints = mask_value == "drop", mask in ("joint", "tube")
+        self.joints = mask == "joint"
         units = slots.count if self.joints else slots.parts
         with_token = mask != "none" and mask_value != "zero"
         self.token = nn.Parameter(0.02 * torch.randn(units, width)) if with_token else None
 
     def draw(self, mask: Tensor, key: Tensor) -> Tensor:
         """mask (n, t), key (n,) -> hidden (n, t, s)."""
-        parts = torch.arange(1 if self.drop else self.slots.parts, device=mask.device)
+        parts = torch.arange(self.slots.parts, device=mask.device)
         unit_part = self.slots.part if self.joints else parts
         draws = Draws(key).split("masking")
         tokens = mask[:, :: self.patch]
         hidden = draw_hidden(tokens, unit_part, draws, mode=self.mode, ratio=self.ratio, block=self.block)
         hidden = hidden.repeat_interleave(self.patch, 1)[:, : mask.shape[1]] & mask[..., None]
-        if self.drop:
-            return hidden.expand(-1, -1, self.slots.count)
         return hidden if self.joints else hidden[:, :, self.slots.part]
 
     def encode(self, t1: PartEncoder, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """Streams (n, t, s, c), hidden (n, t, s), mask (n, t) -> what T1 makes of the rest (p, n, t', d)."""
-        embedded, tokens = self.embed(t1, streams, hidden, mask), mask[:, :: self.patch]
-        if self.drop:
-            return self._encode_seen(t1, embedded, hidden[:, :: self.patch, 0], tokens)
-        return t1.encode(embedded, tokens)
-
-    def _encode_seen(self, t1: PartEncoder, embedded: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """T1 over the frames that are seen, hidden (n, t); at the others their token and their position."""
-        n, t = mask.shape
-        seen = mask & ~hidden
-        most = max(1, int(seen.sum(1).max()))
-        frame = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]  # (n, m), those seen first and in order
-        there = torch.arange(most, device=mask.device) < seen.sum(1, keepdim=True)
-        rows = embedded.unflatten(1, (n, -1))  # (p, n, k, t, d): k = 1 token of a part in a frame, or its joints
-        p, _, k, _, d = rows.shape
-        rows = rows.gather(3, frame[None, :, None, :, None].expand(p, n, k, most, d)).flatten(1, 2)
-        told = t1.encode(rows, there, frames=frame.repeat_interleave(k, 0))  # (p, n, m, d)
-        empty = (self.token[:, None, None] + t1.positions[:, None, :t]).expand(-1, n, -1, -1)
-        index = frame[None, ..., None].expand_as(told)
-        return empty.scatter(2, index, torch.where(there[..., None], told, empty.gather(2, index)))
+        return t1.encode(self.embed(t1, streams, hidden, mask), mask[:, :: self.patch])
 
     def embed(self, t1: PartEncoder, streams: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """Streams (n, t, s, c), hidden (n, t, s), mask (n, t) -> embedded (p, n, t', d) that holds nothing hidden."""
@@ -114,7 +87,7 @@ class Masking(nn.Module):
             streams = streams * t1.streams.visible(hidden)
         embedded = t1.embedding(cut_patches(streams, mask, self.patch)[0])
         hidden = hidden[:, :: self.patch]  # of tokens
-        if self.token is None or self.drop:
+        if self.token is None:
             return embedded
         if getattr(t1.embedding, "joints", False):
             return t1.embedding.hide(embedded, hidden, self.token)

@@ -2,14 +2,13 @@
 
 | key | stage | what is learned |
 |---|---|---|
-| target: motion | 1, 2 | the step to the next frame, at what is hidden (`motion`) |
 | target: latent | 1 | what a slow copy of T1 makes of the whole sequence, at what is hidden (`Teacher`) |
 | dual | 1 | the same at every frame, from a noisy view (`Teacher`, `noisy`) |
 | contrast | 2 | a sequence's pairs agree with each other, and not with other sequences (`Contrast`) |
-| fake | 2 | whether a pair's two parts belong together (`RealOrFake`) |
+| fake | 2 | whether a part's frames are in their order (`RealOrFake`) |
 
 Shapes: n sequences (or windows of them), t frames, v joints, s slots, c channels, p parts, q pairs, d width. A mask is
-True where a frame is real.
+True where a frame is real. What was tried beside them and taken out again: docs/ideas.md.
 """
 
 from __future__ import annotations
@@ -26,28 +25,11 @@ from bpmt_ext.draws import Draws
 from bpmt_ext.nets.grouped import GroupedLinear
 from bpmt_ext.skeletons import Skeleton
 
-FAKES = ("none", "frames", "parts", "sides")
-_ARMS = (1, 2)  # of PART_NAMES
-
 
 def _shares(mask: Tensor, like: Tensor) -> Tensor:
     """mask (n, t) -> weights (n, t) that make a sum over the frames the mean over the real ones."""
     real = mask.to(like.dtype)
     return real / real.sum(1, keepdim=True).clamp(min=1)
-
-
-def motion(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates (n, t, s, c), mask (n, t) -> steps to the next frame, same shape, and where there is one (n, t).
-
-    Each slot's and channel's steps have mean 0 and deviation 1 over the sequence: a wrist's steps are no larger than a
-    shoulder's. (Masked motion prediction: Mao et al., "Masked motion predictors are strong 3D action representation
-    learners", ICCV 2023.)
-    """
-    step = torch.diff(x, dim=1, append=x[:, -1:])
-    told = mask & F.pad(mask[:, 1:], (0, 1))
-    weight = _shares(told, x)[..., None, None]
-    step = step - (step * weight).sum(1, keepdim=True)
-    return step / ((step.square() * weight).sum(1, keepdim=True) + 1e-6).sqrt(), told
 
 
 def noisy(streams: Tensor, key: Tensor, deviation: float) -> Tensor:
@@ -117,54 +99,39 @@ class Contrast(nn.Module):
 
 
 class RealOrFake(nn.Module):
-    """Half of the sequences get a part that does not belong; each pair says whether one of its two does not, or
-    each part whether it is the one.
+    """Half of the sequences get a part whose frames are in random order; each pair says whether one of its two parts
+    is out of order, or each part whether it is.
 
-    kind: `frames` (a drawn part's frames in random order), `parts` (a drawn part moves as in the sequence before it in
-    the batch; what both have of frames is left) or `sides` (the arms exchange their movements). Only the movement about
-    the mean changes: sizes and places give nothing away. A pair of which both parts or none are changed is real.
-    columns: the parts of each pair, or each part alone. (Order of frames: Misra et al., "Shuffle and learn", ECCV
-    2016.)
+    A pair of which both parts or none are changed is real. columns: the parts of each pair, or each part alone.
+    (Order of frames: Misra et al., "Shuffle and learn", ECCV 2016.)
     """
 
     members: Tensor
-    mirror: Tensor
     inside: Tensor
 
-    def __init__(self, *, skeleton: Skeleton, kind: str, columns: Sequence[Sequence[int]], width: int) -> None:
+    def __init__(self, *, skeleton: Skeleton, columns: Sequence[Sequence[int]], width: int) -> None:
         super().__init__()
-        if kind not in FAKES[1:]:
-            raise ValueError(f"fake must be one of {', '.join(FAKES)}, not {kind!r}")
-        self.kind, self.dims = kind, skeleton.dims
+        self.dims = skeleton.dims
         members = torch.zeros(len(skeleton.parts), skeleton.num_joints)
         for row, part in zip(members, skeleton.parts, strict=True):
             row[list(part)] = 1
         inside = torch.zeros(len(columns), len(skeleton.parts))
         for row, column in zip(inside, columns, strict=True):
             row[list(column)] = 1
-        for name, value in {"members": members, "mirror": torch.tensor(skeleton.mirror), "inside": inside}.items():
-            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("members", members, persistent=False)
+        self.register_buffer("inside", inside, persistent=False)
         self.judge = GroupedLinear(groups=len(columns), inputs=len(columns[0]) * width, outputs=1)
 
-    def fake(self, pose: Tensor, mask: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pose (n, t, v, c), mask (n, t), key (n,) -> pose, mask, and which parts were changed (n, p)."""
+    def fake(self, pose: Tensor, mask: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Pose (n, t, v, c), mask (n, t), key (n,) -> pose, and which parts were changed (n, p)."""
         draws, x = Draws(key).split("fake"), pose[..., : self.dims]
         chosen = draws.split("chosen").uniform() < 0.5
-        part = draws.split("part").integers(len(self.members))[:, None]
-        if self.kind == "frames":
-            order = torch.where(mask, draws.split("order").uniform(mask.shape[1]), 2.0).argsort(dim=1, stable=True)
-            other = x.gather(1, order[..., None, None].expand_as(x))
-        elif self.kind == "parts":
-            chosen = chosen & (len(pose) > 1)
-            other = x.roll(1, 0)
-            mask = mask & (mask.roll(1, 0) | ~chosen[:, None])
-        else:
-            other, part = x[:, :, self.mirror], torch.tensor([_ARMS], device=x.device)
-        changed = F.one_hot(part, len(self.members)).any(1) & chosen[:, None]  # (n, p)
+        part = draws.split("part").integers(len(self.members))
+        order = torch.where(mask, draws.split("order").uniform(mask.shape[1]), 2.0).argsort(dim=1, stable=True)
+        other = x.gather(1, order[..., None, None].expand_as(x))
+        changed = F.one_hot(part, len(self.members)).bool() & chosen[:, None]  # (n, p)
         gone = (changed.to(x.dtype) @ self.members.to(x.dtype) > 0)[:, None, :, None]  # (n, 1, v, 1)
-        weight = _shares(mask, x)[..., None, None]
-        other = other + ((x - other) * weight).sum(1, keepdim=True)
-        return torch.cat([torch.where(gone, other, x), pose[..., self.dims :]], 3), mask, changed
+        return torch.cat([torch.where(gone, other, x), pose[..., self.dims :]], 3), changed
 
     def forward(self, pooled: Tensor, changed: Tensor) -> Tensor:
         """Pooled columns (k, n, d'), changed (n, p) -> binary cross-entropy, mean over columns and sequences."""
