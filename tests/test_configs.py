@@ -118,7 +118,7 @@ def test_a_config_builds(path: Path, tmp_path: Path) -> None:
 AXES = {
     "body_axes.yaml": "kinectgait@scratch", "ideas_axes.yaml": "kinectgait", "curve_axes.yaml": "kinectgait",
     "penn_axes.yaml": "penn@scratch", "nwucla_axes.yaml": "nwucla@scratch",
-    "g38_axes.yaml": "g38@scratch", "iip_axes.yaml": "kinectgait",
+    "g38_axes.yaml": "g38@scratch", "iip_axes.yaml": "kinectgait", "loss_axes.yaml": "kinectgait@scratch",
     "ideas_best_axes.yaml": "kinectgait", "pretraining_axes.yaml": "g38",
     "pretraining_k_axes.yaml": "kinectgait",
 }  # fmt: skip
