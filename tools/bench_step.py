@@ -3,8 +3,8 @@
 
     FASTPOSEGAIT_HOME=PATH python tools/bench_step.py [--rows size,modules,host,shares,growth] [--json FILE]
 
-size: BPMT, its default and its small config, beside GaitTR, all 128 x 60 frames. modules: BPMT beside the same network
-as separate modules, one a part (a pair, of ten pair encoders). host: GaitTR, GaitGraph2 and GPGait beside the host's
+size: BPMT, its default and its small config, beside GaitTR and GPGait, all 128 x 60 frames. modules: BPMT beside the
+same network as separate modules, one a part (a pair, of ten pair encoders). host: GaitTR, GaitGraph2 and GPGait beside the host's
 own networks with the same weights, at a batch that fits a small machine. shares: where BPMT's step spends its time.
 growth: other batches, lengths, widths and numbers of parts.
 """
@@ -34,6 +34,7 @@ from bpmt_ext.skeletons import get_skeleton
 COCO = get_skeleton("coco17")
 DEFAULT = "bpmt/bpmt_gait3d.yaml"
 CONFIGS = {"default": DEFAULT, "small": "bpmt/bpmt_g38.yaml"}
+PEERS = {"GaitTR": ("gaittr/gaittr_Gait3D.yaml", 10), "GPGait": ("gpgait/gpgait_Gait3D.yaml", 5)}  # config, channels
 HOSTS = {  # class -> our config, the host's, module, channels, sequences
     "GaitTR": ("gaittr/gaittr_Gait3D.yaml", "gaittr/gaittr_Gait3D.yaml", "gaittr", 10, 16),
     "GaitGraph2": ("gaitgraph2/gaitgraph2_Gait3D.yaml", "gaitgraph2/gaitgraph2_Gait3D.yaml", "gaitgraph2", 15, 32),
@@ -76,14 +77,14 @@ def step(net: nn.Module, pose: Tensor, mask: Tensor, fused: bool = True) -> Call
 
 
 def size(args: Any) -> list[Row]:
-    """BPMT beside GaitTR."""
+    """BPMT beside GaitTR and GPGait."""
     n, t = (8, 12) if args.tiny else (args.batch, 60)
-    pose, inputs = batch(n, t), batch(n, t, 10)
-    gaittr = step(network(HOSTS["GaitTR"][0]), *inputs)
+    pose = batch(n, t)
+    peers = {name: step(network(config), *batch(n, t, channels)) for name, (config, channels) in PEERS.items()}
     rows = []
     for what, config in CONFIGS.items():
         net = network(config)
-        ways = {OURS: step(net, *pose), "GaitTR": gaittr}
+        ways = {OURS: step(net, *pose), **peers}
         rows.append(in_turns(f"BPMT {what}, {n} x {t} frames", ways, turns=args.turns))
         rows[-1].figures = {"parameters": sum(p.numel() for p in net.parameters()), "peak MiB": peak_memory()}
     return rows
