@@ -29,7 +29,7 @@ VARIANTS = [
     ("BPMT_T1", {"mask": "none", "confidence_weight": True, "standardise": "part"}),
     ("BPMT_T1", {"patch": 3, "mask_block": 4}),
     ("BPMT_T1", {"patch": 5, "mask": "joint", "streams": ["joint", "velocity"], "confidence_weight": True}),
-    ("BPMT_T1", {"patch": 3, "target": "latent", "dual": 0.5, "norm_first": True}),
+    ("BPMT_T1", {"patch": 3, "dual": 0.5, "norm_first": True}),
     ("BPMT_T2", {"freeze_t1": "no"}),
     ("BPMT_T2", {"freeze_t1": "no", "t2_encoder": "body", "patch": 3, "mask": "frame", "norm_first": True}),
     ("BPMT_T2", {"freeze_t1": "no", "patch": 2, "share_t2": True}),

@@ -1,7 +1,7 @@
 """Pose (n, t, v, c) and mask (n, t) in, masked reconstruction losses out: the two pretraining stages of BPMT.
 
 Each wraps the encoders of `bpmt.py` unchanged and adds what only pretraining needs: what is hidden (masking.py), the
-decoders, and other targets than the pose (objectives.py). BPMT_T1 trains the five part encoders, BPMT_T2 the ten pair
+decoders, and objectives beside the reconstruction (objectives.py). BPMT_T1 trains the five part encoders, BPMT_T2 the ten pair
 encoders on top of them. Poses may hold several bodies, one after the other along the joints (b v): all share the
 weights. Sources: bpmt.md sections 2 and 3; OmniVec2 (Srivastava and Sharma, CVPR 2024). Shapes as in `bpmt.py`.
 """
@@ -164,9 +164,9 @@ class _Pretraining(nn.Module):
 class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
     """Pose (n, t, v, c), mask (n, t) -> {losses: {part: ()}}: stage 1, one masked autoencoder per body part.
 
-    L_p = sum over hidden (t, j, coordinate) of squared error / their number, on standardised coordinates (target:
-    pose), or on T1's own slow average (latent). dual: weight of the loss between T1 with a noisy view and that
-    average with the clean one, over all frames. See objectives.py.
+    L_p = sum over hidden (t, j, coordinate) of squared error / their number, on standardised coordinates. dual:
+    weight of a second loss, over all frames, between T1 with a noisy view and its own slow average with the clean one
+    (objectives.py).
     """
 
     def __init__(
@@ -194,7 +194,6 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
         mask_block: int = 8,
         mask_value: str = "token",
         decoder: str = "linear",
-        target: str = "pose",
         dual: float = 0.0,
         confidence_weight: bool = False,
         bodies: int = 1,
@@ -210,36 +209,25 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
             mask_value=mask_value, confidence_weight=confidence_weight, bodies=bodies,
         )  # fmt: skip
         slots = t1.slots
-        if target not in ("pose", "latent"):
-            raise ValueError(f"target must be pose or latent, not {target!r}")
         self.dual = loss_weight("dual", dual)
         self.noise = _NOISE if dual else 0.0
-        taught = target == "latent" or self.dual > 0
-        self.teacher = Teacher(t1) if taught else None
-        self.predictor = GroupedLinear(groups=slots.parts, inputs=width, outputs=width) if taught else None
-        self.decoder = None
-        if target != "latent":
-            given = {"group": slots.part, "place": slots.place, "width": width, "dims": skeleton.dims}
-            self.decoder = SlotDecoder(patch=patch, kind=decoder, **given)
+        self.teacher = Teacher(t1) if dual else None
+        self.predictor = GroupedLinear(groups=slots.parts, inputs=width, outputs=width) if dual else None
+        given = {"group": slots.part, "place": slots.place, "width": width, "dims": skeleton.dims}
+        self.decoder = SlotDecoder(patch=patch, kind=decoder, **given)
 
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, dict[str, Tensor] | Tensor]:
         seen, slots = self._hide(pose, mask, key), self.t1.slots
-        tokens = self.tokens(seen.mask)
+        error = (self.decoder(seen.features, seen.mask.shape[1]) - seen.target).square().mean(-1)  # (m, w, s)
+        losses = part_losses(error, seen.weight, slots.part, slots.parts)
+        extras = {}
         if self.teacher is not None:
             if self.training:
                 self.teacher.follow(self.t1)
             guess = self.predictor(seen.features)
             apart = (guess - self.teacher(seen.streams, seen.mask)).square().mean(-1).permute(1, 2, 0)  # (m, w', p)
+            real = self.tokens(seen.mask)[..., None].expand_as(apart).to(apart.dtype)
             part = torch.arange(slots.parts, device=pose.device)
-        if self.decoder is not None:
-            error = (self.decoder(seen.features, seen.mask.shape[1]) - seen.target).square().mean(-1)  # (m, w, s)
-            losses = part_losses(error, seen.weight, slots.part, slots.parts)
-        else:
-            hidden = torch.zeros_like(apart).index_add(2, slots.part, self.tokens(seen.weight)) > 0  # anything of it
-            losses = part_losses(apart, hidden.to(apart.dtype), part, slots.parts)
-        extras = {}
-        if self.dual:
-            real = tokens[..., None].expand_as(apart).to(apart.dtype)
             extras["dual"] = (self.dual, part_losses(apart, real, part, slots.parts).mean())
         return with_extras(dict(zip(PART_NAMES, losses.unbind(), strict=True)), extras)
 

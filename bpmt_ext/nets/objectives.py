@@ -2,8 +2,7 @@
 
 | key | stage | what is learned |
 |---|---|---|
-| target: latent | 1 | what a slow copy of T1 makes of the whole sequence, at what is hidden (`Teacher`) |
-| dual | 1 | the same at every frame, from a noisy view (`Teacher`, `noisy`) |
+| dual | 1 | what a slow copy of T1 makes of the sequence, from a noisy view with holes (`Teacher`, `noisy`) |
 | contrast | 2 | a sequence's pairs agree with each other, and not with other sequences (`Contrast`) |
 | fake | 2 | whether a part's frames are in their order (`RealOrFake`) |
 
