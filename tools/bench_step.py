@@ -4,9 +4,9 @@
     FASTPOSEGAIT_HOME=PATH python tools/bench_step.py [--rows size,modules,host,shares,growth] [--json FILE]
 
 size: BPMT, its default and its small config, beside GaitTR and GPGait, all 128 x 60 frames. modules: BPMT beside the
-same network as separate modules, one a part (a pair, of ten pair encoders). host: GaitTR, GaitGraph2 and GPGait beside the host's
-own networks with the same weights, at a batch that fits a small machine. shares: where BPMT's step spends its time.
-growth: other batches, lengths, widths and numbers of parts.
+same network as separate modules, one a part (a pair, of ten pair encoders). host: GaitTR, GaitGraph2 and GPGait beside
+the host's own networks with the same weights, at a batch that fits a small machine. shares: where BPMT's step spends
+its time. growth: other batches, lengths, widths and numbers of parts.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Pose (n, t, v, c) and mask (n, t) in, masked reconstruction losses out: the two pretraining stages of BPMT.
 
 Each wraps the encoders of `bpmt.py` unchanged and adds what only pretraining needs: what is hidden (masking.py), the
-decoders, and objectives beside the reconstruction (objectives.py). BPMT_T1 trains the five part encoders, BPMT_T2 the ten pair
-encoders on top of them. Poses may hold several bodies, one after the other along the joints (b v): all share the
-weights. Sources: bpmt.md sections 2 and 3; OmniVec2 (Srivastava and Sharma, CVPR 2024). Shapes as in `bpmt.py`.
+decoders, and objectives beside the reconstruction (objectives.py). BPMT_T1 trains the five part encoders, BPMT_T2 the
+ten pair encoders on top of them. Poses may hold several bodies, one after the other along the joints (b v): all share
+the weights. Sources: bpmt.md sections 2 and 3; OmniVec2 (Srivastava and Sharma, CVPR 2024). Shapes as in `bpmt.py`.
 """
 
 from __future__ import annotations
