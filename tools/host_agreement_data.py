@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from host_agreement import Host, apart, unequal
 
+from bpmt_ext.config_schema import DataConfig
 from bpmt_ext.data.batches import (
     CommonSampler,
     InferenceSampler,
@@ -53,9 +54,7 @@ def settings(root: Path, partition: Path, **changes: Any) -> dict[str, Any]:
 
 def both_sets(host: Host, data: dict[str, Any], training: bool) -> tuple[Any, SequenceSet]:
     """The same sequences as the host's DataSet and as ours."""
-    own = {"validation": 0.0, "validation_seed": 0, "min_cameras": 1, "camera": "type_prefix", "camera_split": False,
-           "missing_labels": "error"}  # fmt: skip
-    splits = load_splits(SimpleNamespace(**own, **data), joints=17)
+    splits = load_splits(DataConfig(**data), joints=17)
     return host.module("data.dataset").DataSet(data, training), splits.train if training else splits.test
 
 
