@@ -46,6 +46,9 @@ CASES: dict[str, list[tuple[str, dict[str, Any], str, str]]] = {  # name -> (wha
     "PointNoise": [("std 0", {"std": 0}, "walk", "")],
     "JointNoise": [("std 0", {"std": 0}, "walk", "")],
     "RandomMove": [("reach 0", {"random_r": [0, 0]}, "walk", "")],
+    "BaseSilCuttingTransform": [("10 columns", {"divsor": 256}, "picture", ""),  # 1/256: exact in single precision
+                                ("5 columns", {"divsor": 64, "cutting": 5}, "picture", "")],
+    "RandomErasing": [("probability 0", {"probability": 0}, "picture", "")],
     "Compose": [("noise of 0, flip, layout", {"trf_cfg": [
         {"type": "PointNoise", "std": 0}, {"type": "FlipSequence", "probability": 1}, {"type": "SkeletonInput"},
     ]}, "walk", "")],
@@ -58,7 +61,7 @@ SPREADS: dict[str, dict[str, Any]] = {
 
 
 def poses() -> dict[str, np.ndarray]:
-    """Made-up walkers (t, v, c) float64 without a zero, and with what converters leave behind."""
+    """Made-up walkers (t, v, c) float64 without a zero, and with what converters leave behind; a picture (t, h, w)."""
     walkers = make_walkers(np.arange(2), seed=3)
     walk = make_sequence(walkers, 0, 1, 0, seed=3)[0].astype(np.float64)
     walk[..., :2] += 1e-3 * np.random.default_rng(0).random(walk.shape[:2] + (2,)) + 1  # no lost joint, no float32
@@ -69,6 +72,7 @@ def poses() -> dict[str, np.ndarray]:
     found["folded"] = found["anywhere"].copy()
     found["level"][::3, [5, 6, 11, 12], 1] = 3
     found["folded"][::3, 9] = found["folded"][::3, 7]
+    found["picture"] = np.random.default_rng(2).integers(0, 256, (4, 64, 64)).astype(np.float64)
     return found | {"walk18": np.concatenate([walk, walk[:, 4:5] + 1], 1), "brief": walk[:2].copy()}
 
 
@@ -76,7 +80,8 @@ def host_parameters(host: Host, name: str, given: Mapping[str, Any]) -> dict[str
     """Our parameters under the host's names; OpenGait's views are joined where another layout has its time axis."""
     if (host.name, name) == ("opengait", "TwoView"):
         return {"type": name, "trf_cfg": [*given["trf_cfg"][:-1], {"type": "GaitGraph1Input"}]}
-    renamed = {"probability": "prob"} if (host.name, name) == ("opengait", "MirrorPoses") else {}
+    prob = (host.name, name) == ("opengait", "MirrorPoses") or name == "RandomErasing"
+    renamed = {"probability": "prob"} if prob else {}
     return {"type": name, **{renamed.get(key, key): value for key, value in given.items()}}
 
 
