@@ -120,7 +120,6 @@ AXES = {
     "penn_axes.yaml": "penn@scratch", "nwucla_axes.yaml": "nwucla@scratch",
     "g38_axes.yaml": "g38@scratch", "iip_axes.yaml": "kinectgait", "loss_axes.yaml": "kinectgait@scratch",
     "ideas_best_axes.yaml": "kinectgait", "pretraining_axes.yaml": "g38",
-    "pretraining_k_axes.yaml": "kinectgait",
 }  # fmt: skip
 
 
