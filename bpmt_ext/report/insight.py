@@ -100,8 +100,6 @@ def rebuilt(run: Run, sequences: SequenceSet) -> Rebuilt | str:
         return f"{type(network).__name__} is no stage T1 of BPMT, whose reconstruction this shows"
     if network.masking.mode == "none":
         return "this stage T1 was trained with nothing hidden (model_cfg.mask: none)"
-    if network.target != "pose":
-        return f"this stage T1 was trained to tell no pose (model_cfg.target: {network.target})"
     t1, parts, first = network.t1, network.t1.slots.parts, None
     wrong, mean, hid, real = torch.zeros(parts), torch.zeros(parts), 0.0, 0.0
     sampler, dims, seed, count = clip_sampler(run.settings, 1), t1.streams.dims, run.settings.trainer_cfg.seed, 0
