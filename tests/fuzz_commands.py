@@ -42,12 +42,12 @@ POSES = {"--joint-format": ("coco17", "penn13", "x"), "--min-frames": ("1", "2",
 
 
 @contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    before = os.getcwd()
+def inside(folder: Path) -> Iterator[io.StringIO]:
+    before, said = os.getcwd(), io.StringIO()
     os.chdir(folder)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            yield said
     finally:
         os.chdir(before)
 

@@ -271,12 +271,19 @@ def _npy(value: Any) -> bytes:
 
 
 def write_tree(folder: Path, tree: Tree) -> None:
-    """The files of a tree; names that the file system refuses, or that collide, are left out."""
+    """The files of a tree; names that the file system refuses, or that collide, are left out. What is a link into the
+    home that all cases share becomes the case's own first: no file is written through it."""
     for name, content in tree.items():
         path = folder / name
         if content is None:
             continue
         try:
+            top = folder / Path(name).parts[0]
+            if top.is_symlink() and top.readlink().parent.name == "linked":
+                shared = top.readlink()
+                top.unlink()
+                if shared.is_dir():
+                    shutil.copytree(shared, top)
             path.parent.mkdir(parents=True, exist_ok=True)
             if callable(content):
                 content(path)
