@@ -21,7 +21,8 @@ from bpmt_ext.engine.checkpoint import load_checkpoint
 from bpmt_ext.engine.logs import read_metrics
 
 GRAPH = {"reduction": 4, "main_stream": [8, 16], "num_class": 8, "tta": True, "joint_format": "coco"}
-SUPCON = {"type": "SupConLoss_Re", "temperature": 0.01, "log_prefix": "supcon"}
+# at the default temperature, 0.01, a rounding of a similarity counts a hundredfold, more than what is compared here
+SUPCON = {"type": "SupConLoss_Re", "temperature": 0.1, "log_prefix": "supcon"}
 NETWORKS: dict[str, dict[str, Any]] = {  # no dropout; their batch statistics are those of all processes
     "graph1": {
         "model_cfg": {"model": "GaitGraph1", "input_num": 1, "input_branch": [3, 8, 8], **GRAPH}, "loss_cfg": [SUPCON],
@@ -162,8 +163,7 @@ def test_two_processes_train_pair_losses_as_one_does(here: Path, monkeypatch: py
         one, two = (read_metrics(root / folder(name) / "metrics.jsonl") for root in (here, here / "two"))
         assert len(one) == len(two) == 4 and all(row["loss"] > 0 for row in one if "loss" in row)
         for a, b in zip(one, two, strict=True):
-            # six steps of Adam make a rounding a thousand times as large
-            assert a.pop("split") == b.pop("split") and b == pytest.approx(a, rel=2e-3, abs=1e-4)
+            assert a.pop("split") == b.pop("split") and b == pytest.approx(a, rel=1e-4, abs=1e-4)
         mine, theirs = (load_checkpoint(root / folder(name) / f"checkpoints/{name}-00006.pt")["model"]
                         for root in (here, here / "two"))  # fmt: skip
         before = load_checkpoint(here / folder(name) / f"checkpoints/{name}-00003.pt")["model"]
