@@ -8,10 +8,12 @@ first trains those whose last checkpoint is not there yet; asked again, it repea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bpmt_ext.config import Settings, load_settings, suggestion
+from bpmt_ext.data.bodies import ExchangedBodies
 from bpmt_ext.data.sequences import Splits, load_splits
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.engine.actions import action_counts, check_classes
@@ -62,7 +64,18 @@ def load_data(settings: Settings) -> Splits:
     for kind, count in splits.dropped.items():
         if count:
             log.info("left out: %d %s", count, kind.replace("_", " "))
-    return splits
+    return with_exchanged_bodies(settings, splits)
+
+
+def with_exchanged_bodies(settings: Settings, splits: Splits) -> Splits:
+    """The training set with the people that data_cfg.exchanged_bodies adds to it."""
+    data = settings.data_cfg
+    if not data.exchanged_bodies:
+        return splits
+    if classifies(settings):
+        raise UserError("data_cfg.exchanged_bodies: the labels are classes, not people; set it to 0")
+    train = ExchangedBodies(splits.train, pose_skeleton(settings), data.exchanged_bodies, settings.trainer_cfg.seed)
+    return replace(splits, train=train)
 
 
 def check_protocol(settings: Settings, splits: Splits) -> dict[str, Any]:

@@ -95,6 +95,9 @@ def _data(settings: Settings, host: Host) -> dict[str, Any]:
             f"{settings.where(f'data_cfg.{key}')}: {host.name} takes all sequences of a training identity; leave it "
             "out, or write a partition file without those that are to be left out"
         )
+    if data.exchanged_bodies:
+        raise UserError(f"{settings.where('data_cfg.exchanged_bodies')}: {host.name} trains on recorded people alone; "
+                        "set it to 0 (--opts data_cfg.exchanged_bodies=0)")  # fmt: skip
     if data.data_in_use and not host.positions and not all(isinstance(used, bool) for used in data.data_in_use):
         raise UserError(
             f"{settings.where('data_cfg.data_in_use')}: {data.data_in_use} are positions; {host.name} takes true or "

@@ -1,0 +1,99 @@
+"""People made of one person's movement and another's bones: bpmt_ext/data/bodies.py against its definition."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bpmt_ext.data.bodies import ExchangedBodies, bone_paths, bone_vectors
+from bpmt_ext.data.sequences import Reader, Record, SequenceSet
+from bpmt_ext.errors import UserError
+from bpmt_ext.skeletons import SKELETONS, get_skeleton
+
+KINECT = get_skeleton("kinectgait20")
+
+
+def people(count: int, *, walks: int = 2, channels: int = 3, seed: int = 0) -> SequenceSet:
+    """So many people with bones of their own, from whose lengths every frame differs a little."""
+    rng = np.random.default_rng(seed)
+    records, arrays = [], {}
+    for person in range(count):
+        length = rng.uniform(0.1, 0.6, KINECT.num_joints)
+        for walk in range(walks):
+            path = Path(f"{person}/{walk}.pkl")
+            ways = rng.standard_normal((9, KINECT.num_joints, 3))
+            ways *= (length * rng.uniform(0.95, 1.05, (9, 1)))[..., None] / np.linalg.norm(ways, axis=-1, keepdims=True)
+            pose = np.concatenate([bone_paths(KINECT) @ ways, rng.uniform(size=(9, 20, channels - 3))], -1)
+            arrays[path] = pose.astype(np.float32)
+            records.append(Record(f"p{person}", str(walk), "kinect", (path,)))
+    return SequenceSet(records, None, Reader(arrays=arrays, cache=True))
+
+
+@pytest.mark.parametrize("name", sorted(name for name, skeleton in SKELETONS.items() if skeleton.dims == 3))
+def test_joints_are_the_sum_of_the_bones_on_their_way(name: str) -> None:
+    skeleton = get_skeleton(name)
+    pose = np.random.default_rng(0).standard_normal((3, skeleton.num_joints, 3)).astype(np.float32)
+    assert np.allclose(bone_paths(skeleton) @ bone_vectors(pose, skeleton), pose, atol=1e-6)
+    joint = skeleton.num_joints - 1
+    way = {joint}
+    while skeleton.parents[joint] != joint:
+        joint = skeleton.parents[joint]
+        way.add(joint)
+    assert set(np.flatnonzero(bone_paths(skeleton)[-1])) == way
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(2, 6), data=st.data())
+def test_one_moves_and_another_lends_the_bones(count: int, data: st.DataObject) -> None:
+    bodies, seed = data.draw(st.integers(1, count - 1)), data.draw(st.integers(0, 99))
+    real = people(count, channels=4, seed=seed)
+    made = ExchangedBodies(real, KINECT, bodies, seed)
+    assert len(made) == (1 + bodies) * len(real) and len(made.label_set) == (1 + bodies) * count
+    assert all(made.read(i) is real.read(i) for i in range(len(real)))
+    pairs = {label.partition("~")[::2] for label in made.label_set if "~" in label}
+    assert len(pairs) == bodies * count and all(a != b for a, b in pairs)
+    for side in (0, 1):  # everybody lends as often as they get
+        assert {sum(pair[side] == label for pair in pairs) for label in real.label_set} == {bodies}
+
+    index = data.draw(st.integers(len(real), len(made) - 1))
+    mover, body = made.records[index].label.split("~")
+    of = {
+        label: np.median(
+            [np.median(np.linalg.norm(bone_vectors(real.read(i)[..., :3], KINECT), axis=-1), axis=0)
+             for i in range(len(real)) if real.records[i].label == label], axis=0,
+        )
+        for label in real.label_set
+    }  # fmt: skip
+    source = next(i for i in range(len(real)) if real.records[i].paths == made.records[index].paths)
+    before, after = bone_vectors(real.read(source)[..., :3], KINECT), bone_vectors(made.read(index)[..., :3], KINECT)
+    scale = (of[body] / of[mover])[:, None]
+    scale[KINECT.hip[0]] = 1
+    assert made.records[index].label.startswith(real.records[source].label + "~")
+    assert np.allclose(after, before * scale, atol=1e-5)
+    assert np.array_equal(made.read(index)[..., 3:], real.read(source)[..., 3:])
+    assert made.read(index).dtype == np.float32
+
+
+def test_the_same_seed_draws_the_same_and_fewer_are_among_more() -> None:
+    few, more, others = (ExchangedBodies(people(8), KINECT, n, seed) for n, seed in ((2, 5), (4, 5), (2, 6)))
+    assert set(few.label_set) < set(more.label_set) and few.label_set != others.label_set
+    assert few.label_set == ExchangedBodies(people(8), KINECT, 2, 5).label_set
+
+
+def test_a_bone_without_length_keeps_it() -> None:
+    real = people(2)
+    for array in real.reader.arrays.values():
+        array[:, KINECT.joints.index("head")] = array[:, KINECT.neck[0]]
+    made = ExchangedBodies(real, KINECT, 1, 0).read(len(real))
+    assert np.isfinite(made).all() and np.allclose(made[:, 0], made[:, KINECT.neck[0]])
+
+
+def test_refusals() -> None:
+    with pytest.raises(UserError, match="bones of coco17 run in a circle"):
+        bone_paths(get_skeleton("coco17"))
+    with pytest.raises(UserError, match=r"exchanged_bodies: bones in a picture \(coco17\).*set it to 0"):
+        ExchangedBodies(people(3), get_skeleton("coco17"), 1, 0)
+    with pytest.raises(UserError, match="exchanged_bodies: 3, but a person has 2 others"):
+        ExchangedBodies(people(3), KINECT, 3, 0)
