@@ -32,6 +32,10 @@ def test_shipped_configs_become_complete_configs_of_the_host(path: Path, package
         with pytest.raises(UserError, match="names no class"):
             host_config(ours, HOSTS[package], classes=50)
         return
+    if ours.data_cfg.exchanged_bodies:
+        with pytest.raises(UserError, match="exchanged_bodies: .* trains on recorded people alone; set it to 0"):
+            host_config(ours, HOSTS[package], classes=50)
+        ours = load_settings(path, ["data_cfg.exchanged_bodies=0"])
     cfg = host_config(ours, HOSTS[package], classes=50, gpus=2)
     assert yaml.safe_load(yaml.safe_dump(cfg)) == cfg
     t, e, most = cfg["trainer_cfg"], cfg["evaluator_cfg"], ours.trainer_cfg.save_iter
