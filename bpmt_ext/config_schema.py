@@ -82,8 +82,8 @@ class DataConfig(Section):
     train_labels: Count = _said(0, "Train on this many labels (for learning curves), fewer are among more; 0 = all")
     train_sequences: Count = _said(0, "Train on at most this many sequences of a label, chosen likewise; 0 = all")
     exchanged_bodies: Count = _said(
-        0, "In 3D: so often each training sequence is also taken with the bone lengths of another training person, as a "
-        "person of its own"
+        0, "In 3D: so often each training sequence is also taken with the bone lengths of another training person, as "
+        "a person of its own"
     )
     camera: Camera = _said("type_prefix", "Where a sequence's camera is read: type or view, whole or up to the first _")
     camera_split: bool = _said(False, "Train on three quarters of each subject's cameras, validate on the others")

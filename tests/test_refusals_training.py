@@ -188,6 +188,7 @@ CASES: dict[str, tuple[Act, str]] = {
     "no output": (train("model_cfg.num_class=0"), "the network has no logits for CrossEntropyLoss; leave this"),
     "no protocol": (train("evaluator_cfg.eval_func=evaluate_Gait3d"), "no protocol 'evaluate_Gait3d'; did you"),
     "one identity": (train("data_cfg.train_labels=1"), "data.json: 1 training identity; metric learning needs"),
+    "bodies in a picture": (train("data_cfg.exchanged_bodies=1"), "exchanged_bodies: bones in a picture (coco17)"),
     "pictures": (train("data_cfg.modality=silhouette"), "BPMT reads poses, the data are silhouettes"),
     "two channels": (train("model_cfg.streams=[joint, confidence]", before=without_confidence), "has 2 channels"),
     "another input": (graph("loss_cfg=[{type: TripletLoss, margin: 1}]"), "JointNoise makes (17, 3) of each"),

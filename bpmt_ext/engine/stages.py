@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bpmt_ext.config import Settings, load_settings, suggestion
-from bpmt_ext.data.bodies import ExchangedBodies
+from bpmt_ext.data.exchange import ExchangedBodies
 from bpmt_ext.data.sequences import Splits, load_splits
 from bpmt_ext.data.transforms import build_transform
 from bpmt_ext.engine.actions import action_counts, check_classes

@@ -1,14 +1,20 @@
-"""People made of one person's movement and another's bones: bpmt_ext/data/bodies.py against its definition."""
+"""People made of one person's movement and another's bones: bpmt_ext/data/exchange.py against its definition."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpmt_ext.data.bodies import ExchangedBodies, bone_paths, bone_vectors
+from bpmt_ext.config import configs_folder, load_settings
+from bpmt_ext.data.exchange import ExchangedBodies, bone_paths, bone_vectors
+from bpmt_ext.data.pickles import write_pickle
 from bpmt_ext.data.sequences import Reader, Record, SequenceSet
+from bpmt_ext.engine.distributed import World
+from bpmt_ext.engine.stages import build_run, load_data
 from bpmt_ext.errors import UserError
 from bpmt_ext.skeletons import SKELETONS, get_skeleton
 
@@ -88,6 +94,26 @@ def test_a_bone_without_length_keeps_it() -> None:
         array[:, KINECT.joints.index("head")] = array[:, KINECT.neck[0]]
     made = ExchangedBodies(real, KINECT, 1, 0).read(len(real))
     assert np.isfinite(made).all() and np.allclose(made[:, 0], made[:, KINECT.neck[0]])
+
+
+def test_the_shipped_config_trains_on_them_and_tests_on_the_recorded(tmp_path: Path) -> None:
+    made = people(5)
+    for record in made.records:
+        path = tmp_path / record.place / "walk.pkl"
+        path.parent.mkdir(parents=True)
+        write_pickle(path, made.reader.arrays[record.paths[0]])
+    split = {"TRAIN_SET": ["p0", "p1", "p2"], "TEST_SET": ["p3", "p4"]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    given = [f"data_cfg.dataset_root={tmp_path}", f"data_cfg.dataset_partition={tmp_path}/split.json",
+             "data_cfg.validation=0", "data_cfg.exchanged_bodies=2"]  # fmt: skip
+    config = load_settings(configs_folder() / "bpmt/bpmt_kinectgait.yaml", given)
+    splits = load_data(config)
+    assert len(splits.train) == 18 and len(splits.train.label_set) == 9 and len(splits.test) == 4
+    run = build_run(config, splits, World(0, 1, torch.device("cpu")), tmp_path)
+    assert run.network(*(torch.ones(2, 30, 20, 3), torch.ones(2, 30, dtype=torch.bool)))["logits"].shape[1] == 9
+    actions = load_settings(configs_folder() / "bpmt/bpmt_nwucla.yaml", given)
+    with pytest.raises(UserError, match="exchanged_bodies: the labels are classes, not people"):
+        load_data(actions)
 
 
 def test_refusals() -> None:
