@@ -189,6 +189,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "no protocol": (train("evaluator_cfg.eval_func=evaluate_Gait3d"), "no protocol 'evaluate_Gait3d'; did you"),
     "one identity": (train("data_cfg.train_labels=1"), "data.json: 1 training identity; metric learning needs"),
     "bodies in a picture": (train("data_cfg.exchanged_bodies=1"), "exchanged_bodies: bones in a picture (coco17)"),
+    "bodies of classes": (train("data_cfg.exchanged_bodies=1", "evaluator_cfg.eval_func=evaluate_actions"),
+                          "exchanged_bodies: the labels are classes, not people"),
     "pictures": (train("data_cfg.modality=silhouette"), "BPMT reads poses, the data are silhouettes"),
     "two channels": (train("model_cfg.streams=[joint, confidence]", before=without_confidence), "has 2 channels"),
     "another input": (graph("loss_cfg=[{type: TripletLoss, margin: 1}]"), "JointNoise makes (17, 3) of each"),
