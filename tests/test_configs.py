@@ -118,6 +118,7 @@ def test_a_config_builds(path: Path, tmp_path: Path) -> None:
 AXES = {
     "body_axes.yaml": "kinectgait@scratch", "ideas_axes.yaml": "kinectgait", "curve_axes.yaml": "kinectgait",
     "penn_axes.yaml": "penn@scratch", "nwucla_axes.yaml": "nwucla@scratch",
+    "bodies_axes.yaml": "kinectgait@scratch",
     "g38_axes.yaml": "g38@scratch", "iip_axes.yaml": "kinectgait", "loss_axes.yaml": "kinectgait@scratch",
     "ideas_best_axes.yaml": "kinectgait", "pretraining_axes.yaml": "g38",
 }  # fmt: skip
