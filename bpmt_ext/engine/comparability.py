@@ -46,12 +46,17 @@ def digest(value: Any) -> str:
 
 
 class _Loader:
-    """Splits by their data section: configs that share it share them, without the poses."""
+    """Splits by their data section, as recorded: configs that share it share them, without the poses.
+
+    People that data_cfg.exchanged_bodies makes of them are a method's own doing, as augmentation is.
+    """
 
     def __init__(self) -> None:
         self.known: dict[str, Splits] = {}
 
     def __call__(self, settings: Settings) -> Splits:
+        recorded = settings.data_cfg.model_copy(update={"exchanged_bodies": 0})
+        settings = settings.model_copy(update={"data_cfg": recorded})
         values = settings.resolved()["data_cfg"]
         key = json.dumps({k: v for k, v in values.items() if k not in ("num_workers", "cache", "dataset_name",
                                                                       "test_dataset_name")}, default=str)
