@@ -11,8 +11,6 @@ from conftest import walking
 from torch import Tensor, nn
 
 from bpmt_ext.draws import Draws
-from bpmt_ext.engine.checkpoint import load_stage
-from bpmt_ext.errors import UserError
 from bpmt_ext.nets.bpmt import BPMT
 from bpmt_ext.nets.grouped import BodyLayer, Dropout, GroupedCrossAttention, GroupedEncoder
 from bpmt_ext.nets.layers import Slots, Streams, cut_patches, cut_windows, pool_windows
@@ -43,7 +41,6 @@ VARIANTS = [
     ("BPMT", {"pool": "max", "head": "concat", "t2_positions": "none", "standardise": "none"}),
     ("BPMT", {"pool": "mean_max", "share_t1": True, "share_t2": True, "share_cross": True, "classifier": "linear"}),
     ("BPMT", {"streams": ["joint", "bone", "velocity", "confidence"], "attention_dropout": 0.0}),
-    ("BPMT", {"t2_encoder": "body", "patch": 3, "whole_body": True, "tta": True, "members": 2}),
 ]
 
 
@@ -80,7 +77,7 @@ def test_shapes_finite_and_a_gradient_to_every_parameter(name: str, options: dic
         assert len(out["losses"]) == extra + (5 if name == "BPMT_T1" or options.get("t2_encoder") == "body" else 10)
         assert all(value.shape == () for value in out["losses"].values())
     else:
-        columns = (5 + options.get("whole_body", False)) * options.get("members", 1)
+        columns = 5 + options.get("whole_body", False)
         shape = (4, 5 * SMALL["width"], 1) if options.get("head") == "concat" else (4, 128, columns)
         assert out["embedding"].shape == out["feature"].shape == shape
         assert out["logits"].shape == (4, 7, shape[2])
@@ -89,28 +86,6 @@ def test_shapes_finite_and_a_gradient_to_every_parameter(name: str, options: dic
     loss.backward()
     dead = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert all(n.startswith("teacher.") for n in dead)  # an average of the others
-
-
-def test_members_stand_side_by_side_and_each_takes_the_earlier_stages() -> None:
-    options = {"t2_encoder": "body", "patch": 3, "whole_body": True, "tta": True, "dropout": 0.0}
-    net, alone = make("BPMT", {**options, "members": 3}), make("BPMT", options)
-    pose, mask = walking(4, 12), torch.ones(4, 12, dtype=torch.bool)
-    mask[1, 5:] = False
-    net.fit(pose, mask)
-    own = {k: v for k, v in net.state_dict().items() if not k.startswith("others.")}
-    for mode in (True, False):
-        out = net.train(mode)(pose, mask)
-        for place, weights in enumerate([own, *(other.state_dict() for other in net.others)]):
-            alone.train(mode).load_state_dict(weights)  # the same keys: one member's checkpoint is a network's
-            for name, value in alone(pose, mask).items():
-                assert torch.allclose(out[name][..., 6 * place : 6 * place + 6], value, atol=1e-6), name
-    t1 = make("BPMT_T1", {"patch": 3})
-    t1.fit(pose * 2, mask)
-    load_stage(net, t1.state_dict(), Path("t1.pt"), prefixes=("t1.",), optional=())
-    for network in (net, *net.others):
-        assert all(torch.equal(network.t1.state_dict()[k], v) for k, v in t1.t1.state_dict().items())
-    with pytest.raises(UserError, match="members must be a whole number of at least 1, not 0"):
-        make("BPMT", {"members": 0})
 
 
 @pytest.mark.parametrize("skeleton", sorted(SKELETONS))

@@ -198,10 +198,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path
 def load_stage(
     network: nn.Module, weights: Mapping[str, Tensor], source: Path, *, prefixes: Sequence[str], optional: Sequence[str]
 ) -> None:
-    """Take an earlier stage's weights: exactly the keys under these prefixes, each of which must be on both sides.
-
-    Further members of the network (`others`) take them too.
-    """
+    """Take an earlier stage's weights: exactly the keys under these prefixes, each of which must be on both sides."""
     own = network.state_dict()
     mine, theirs = ({k for k in keys if k.startswith(tuple(prefixes))} for keys in (own, weights))
     if mine != theirs:
@@ -212,8 +209,6 @@ def load_stage(
     taken = sorted(mine | {k for k in optional if k in own and k in weights})
     _check_shapes(own, weights, taken, source)
     network.load_state_dict({key: weights[key] for key in taken}, strict=False)
-    for other in getattr(network, "others", ()):
-        load_stage(other, weights, source, prefixes=prefixes, optional=optional)
 
 
 def _check_shapes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], keys: Sequence[str], source: Path) -> None:

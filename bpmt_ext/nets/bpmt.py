@@ -131,8 +131,7 @@ class BPMT(nn.Module):
     pairs in one attention, whose output is pooled; norm_first: LayerNorm before attention and feed-forward instead of
     after it. patch: frames in a token. whole_body: the mean of the parts gets an FC and a neck of its own, as a sixth
     column. tta: a test also reads the mirrored sequence, and the embedding is the sum of both unit embeddings; the
-    transforms must leave x = 0 in the body's middle. members: so many networks, each with weights of its own, read the
-    same batch and put their columns side by side, (n, d', members * p): an ensemble that is trained as one.
+    transforms must leave x = 0 in the body's middle.
     """
 
     def __init__(
@@ -168,12 +167,8 @@ class BPMT(nn.Module):
         tta: bool = False,
         embedding_width: int = 128,
         classifier: str = "cosine",
-        members: int = 1,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "members", "__class__")}
         super().__init__()
-        if not isinstance(members, int) or members < 1:
-            raise ValueError(f"members must be a whole number of at least 1, not {members!r}")
         sizes = encoder_sizes(width, heads, layers, feedforward, dropout, attention_dropout)
         self.t1 = PartEncoder(
             skeleton=skeleton, streams=streams, standardise=standardise, max_frames=max_frames,
@@ -206,7 +201,6 @@ class BPMT(nn.Module):
         for name, how in self.freezing.items():
             stage = getattr(self, name)
             set_trainable(stage, how, stage.encoder.layers[-1])
-        self.others = nn.ModuleList(BPMT(**given) for _ in range(members - 1))
 
     def train(self, mode: bool = True) -> BPMT:
         super().train(mode)
@@ -217,8 +211,7 @@ class BPMT(nn.Module):
 
     def fit(self, pose: Tensor, mask: Tensor) -> None:
         """Take the input statistics from training samples, once (see Streams.fit)."""
-        for network in (self, *self.others):
-            network.t1.streams.fit(pose, mask)
+        self.t1.streams.fit(pose, mask)
 
     def fused(self, parts: Tensor, mask: Tensor, *told: list[Tensor]) -> Tensor:
         """F (p, m, w, d), mask (m, w) -> C (p, m, w, d): what each part is, told by the others."""
@@ -243,16 +236,11 @@ class BPMT(nn.Module):
             pooled = torch.cat([pooled, pooled.mean(0, keepdim=True)])  # a column of its own
         return self.head(pooled)
 
-    def read_all(self, pose: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """What all members read, column beside column."""
-        outs = [network.read(pose, mask) for network in (self, *self.others)]
-        return {name: torch.cat([out[name] for out in outs], 2) for name in outs[0]}
-
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, Tensor]:
         if self.training or not self.tta:
-            return self.read_all(pose, mask)
+            return self.read(pose, mask)
         turned = torch.cat([-pose[:, :, self.mirror, :1], pose[:, :, self.mirror, 1:]], -1)
-        both = self.read_all(torch.cat([pose, turned]), mask.repeat(2, 1))
+        both = self.read(torch.cat([pose, turned]), mask.repeat(2, 1))
         out = {name: value.unflatten(0, (2, -1)) for name, value in both.items()}
         embedding = F.normalize(out.pop("embedding"), dim=2).sum(0)
         return {"embedding": embedding, **{name: value[0] for name, value in out.items()}}
