@@ -70,14 +70,24 @@ class ExchangedBodies(SequenceSet):
             walks.setdefault(record.label, []).append(np.median(np.linalg.norm(bones, axis=-1), axis=0))
         return {label: np.median(found, axis=0) for label, found in walks.items()}
 
+    @cached_property
+    def changes(self) -> dict[str, np.ndarray]:
+        """For every label of two people the (v, v) float32 that takes the joints of a frame to those of the other body:
+        joints to bones, which are scaled, and back to joints."""
+        bones = np.linalg.inv(self.paths)
+        root = np.array(self.skeleton.parents) == np.arange(len(bones))
+        found = {}
+        for label in {record.label for record in self.records[len(self.real) :]}:
+            own, other = (self.lengths_of[name] for name in label.rsplit("~", 1))
+            scale = np.where((own > _FLAT) & ~root, other / np.maximum(own, _FLAT), 1.0)
+            found[label] = (self.paths @ (scale[:, None] * bones)).astype(np.float32)
+        return found
+
     def read(self, index: int) -> np.ndarray:
         """(t, v, c) float32; recorded, or computed from what was recorded."""
         pose = super().read(index)
         if index < len(self.real):
             return pose
-        mover, body = self.records[index].label.rsplit("~", 1)
-        own, other = self.lengths_of[mover], self.lengths_of[body]
-        scale = np.where(own > _FLAT, other / np.maximum(own, _FLAT), 1.0)
-        scale[np.array(self.skeleton.parents) == np.arange(len(scale))] = 1.0  # where a root stands is no bone
-        bones = bone_vectors(pose[..., :3], self.skeleton) * scale[:, None].astype(np.float32)
-        return np.concatenate([self.paths @ bones, pose[..., 3:]], axis=-1)
+        joints = pose[..., :3].transpose(1, 0, 2).reshape(pose.shape[1], -1)  # (v, 3 t): one product for all frames
+        moved = (self.changes[self.records[index].label] @ joints).reshape(pose.shape[1], -1, 3).transpose(1, 0, 2)
+        return moved if pose.shape[-1] == 3 else np.concatenate([moved, pose[..., 3:]], axis=-1)
