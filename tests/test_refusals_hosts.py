@@ -162,6 +162,7 @@ CASES: dict[str, tuple[Act, str]] = {
     "a pipe": (lambda folder: missing_imports(piped(folder)), "pipe.py: is no Python file"),
     # configs for a host
     "never the last": (hosted("trainer_cfg.total_iter=11", "trainer_cfg.save_iter=7"), "saves every 7 iterations and"),
+    "bodies": (hosted("data_cfg.exchanged_bodies=1"), "FastPoseGait trains on recorded people alone; set it to 0"),
     "cameras": (hosted("data_cfg.min_cameras=2"), "data_cfg.min_cameras: FastPoseGait takes all sequences of a"),
     "positions": (hosted("data_cfg.data_in_use=[0]"), "[0] are positions; FastPoseGait takes true or false"),
     "short ones": (hosted("data_cfg.frame_threshold=9", package="opengait"), "OpenGait keeps short sequences; set it"),

@@ -20,6 +20,7 @@ from branching import Act, check
 from fuzz_commands import home, inside
 
 from bpmt_ext.config import Settings, load_settings
+from bpmt_ext.data.exchange import ExchangedBodies, bone_paths
 from bpmt_ext.data.sequences import Reader, Record, SequenceSet, Splits
 from bpmt_ext.engine import actions, distributed, stages
 from bpmt_ext.engine import check as checking
@@ -28,9 +29,10 @@ from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.preparation import check_validation
 from bpmt_ext.engine.stages import train_config
 from bpmt_ext.registry import get_method
+from bpmt_ext.skeletons import get_skeleton
 
-FILES = ("engine/actions.py", "engine/check.py", "engine/compiling.py", "engine/distributed.py", "engine/loop.py",
-         "engine/parts.py", "engine/preparation.py", "engine/progress.py", "engine/solvers.py",
+FILES = ("data/exchange.py", "engine/actions.py", "engine/check.py", "engine/compiling.py", "engine/distributed.py",
+         "engine/loop.py", "engine/parts.py", "engine/preparation.py", "engine/progress.py", "engine/solvers.py",
          "engine/stages.py")  # fmt: skip
 ALONE, PLACE = World(0, 1, torch.device("cpu")), Path("output/walkers/BPMT/net/checkpoints")
 NOBODY = SequenceSet([])
@@ -122,6 +124,10 @@ def records(*labels: str) -> SequenceSet:
                        reader=reader)  # fmt: skip
 
 
+def exchanged(joint_format: str) -> Act:
+    return lambda _: ExchangedBodies(records("a", "b"), get_skeleton(joint_format), 2, 0)
+
+
 def split(train: SequenceSet, val: SequenceSet = NOBODY, test: SequenceSet = NOBODY) -> Splits:
     return Splits(train, val, test, probes=None, dropped={})
 
@@ -189,6 +195,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "no protocol": (train("evaluator_cfg.eval_func=evaluate_Gait3d"), "no protocol 'evaluate_Gait3d'; did you"),
     "one identity": (train("data_cfg.train_labels=1"), "data.json: 1 training identity; metric learning needs"),
     "bodies in a picture": (train("data_cfg.exchanged_bodies=1"), "exchanged_bodies: bones in a picture (coco17)"),
+    "bodies of too few": (exchanged("kinectgait20"), "exchanged_bodies: 2, but a person has 1 others to train with"),
+    "bones in a circle": (lambda _: bone_paths(get_skeleton("coco17")), "bones of coco17 run in a circle; set it to 0"),
     "bodies of classes": (train("data_cfg.exchanged_bodies=1", "evaluator_cfg.eval_func=evaluate_actions"),
                           "exchanged_bodies: the labels are classes, not people"),
     "pictures": (train("data_cfg.modality=silhouette"), "BPMT reads poses, the data are silhouettes"),
