@@ -10,15 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpmt_ext.config import configs_folder, load_settings
-from bpmt_ext.data.exchange import ExchangedBodies, bone_paths, bone_vectors
+from bpmt_ext.data.exchange import ExchangedBodies, bone_paths
 from bpmt_ext.data.pickles import write_pickle
 from bpmt_ext.data.sequences import Reader, Record, SequenceSet
+from bpmt_ext.engine.comparability import _Loader
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.stages import build_run, load_data
 from bpmt_ext.errors import UserError
-from bpmt_ext.skeletons import SKELETONS, get_skeleton
+from bpmt_ext.skeletons import SKELETONS, Skeleton, get_skeleton
 
 KINECT = get_skeleton("kinectgait20")
+
+
+def bone_vectors(pose: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Every joint from its parent, a root as it is."""
+    return np.stack([pose[:, j] - (pose[:, up] if up != j else 0) for j, up in enumerate(skeleton.parents)], axis=1)
 
 
 def people(count: int, *, walks: int = 2, channels: int = 3, seed: int = 0) -> SequenceSet:
@@ -111,6 +117,9 @@ def test_the_shipped_config_trains_on_them_and_tests_on_the_recorded(tmp_path: P
     assert len(splits.train) == 18 and len(splits.train.label_set) == 9 and len(splits.test) == 4
     run = build_run(config, splits, World(0, 1, torch.device("cpu")), tmp_path)
     assert run.network(*(torch.ones(2, 30, 20, 3), torch.ones(2, 30, dtype=torch.bool)))["logits"].shape[1] == 9
+    load = _Loader()  # what a comparison calls the same training data: the recorded
+    plain = load_settings(configs_folder() / "bpmt/bpmt_kinectgait.yaml", [*given, "data_cfg.exchanged_bodies=0"])
+    assert load(config) is load(plain) and len(load(config).train) == 6
     actions = load_settings(configs_folder() / "bpmt/bpmt_nwucla.yaml", given)
     with pytest.raises(UserError, match="exchanged_bodies: the labels are classes, not people"):
         load_data(actions)

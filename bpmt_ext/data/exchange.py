@@ -32,12 +32,6 @@ def bone_paths(skeleton: Skeleton) -> np.ndarray:
     return np.round(np.linalg.inv(np.eye(len(parents)) - step)).astype(np.float32)
 
 
-def bone_vectors(pose: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """(t, v, 3) -> (t, v, 3): every joint from its parent, a root as it is."""
-    parents = np.array(skeleton.parents)
-    return pose - np.where((parents == np.arange(len(parents)))[:, None], 0, pose[:, parents])
-
-
 class ExchangedBodies(SequenceSet):
     """The sequences of `real` and, `bodies` times, each with the bones of another person there: label `a~b` moves like
     a and is built like b.
@@ -63,11 +57,13 @@ class ExchangedBodies(SequenceSet):
 
     @cached_property
     def lengths_of(self) -> dict[str, np.ndarray]:
-        """The v bone lengths of every recorded person."""
+        """The v bone lengths of every recorded person, as the poses measure them (metres); a root has none."""
+        parents = list(self.skeleton.parents)
         walks: dict[str, list[np.ndarray]] = {}
         for i, record in enumerate(self.real.records):
-            bones = bone_vectors(self.real.read(i)[..., :3], self.skeleton)
-            walks.setdefault(record.label, []).append(np.median(np.linalg.norm(bones, axis=-1), axis=0))
+            place = self.real.read(i)[..., :3]
+            lengths = np.linalg.norm(place - place[:, parents], axis=-1)
+            walks.setdefault(record.label, []).append(np.median(lengths, axis=0))
         return {label: np.median(found, axis=0) for label, found in walks.items()}
 
     @cached_property
@@ -75,11 +71,10 @@ class ExchangedBodies(SequenceSet):
         """For every label of two people the (v, v) float32 that takes the joints of a frame to those of the other body:
         joints to bones, which are scaled, and back to joints."""
         bones = np.linalg.inv(self.paths)
-        root = np.array(self.skeleton.parents) == np.arange(len(bones))
         found = {}
         for label in {record.label for record in self.records[len(self.real) :]}:
             own, other = (self.lengths_of[name] for name in label.rsplit("~", 1))
-            scale = np.where((own > _FLAT) & ~root, other / np.maximum(own, _FLAT), 1.0)
+            scale = np.where(own > _FLAT, other / np.maximum(own, _FLAT), 1.0)
             found[label] = (self.paths @ (scale[:, None] * bones)).astype(np.float32)
         return found
 

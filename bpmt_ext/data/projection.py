@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bpmt_ext.data.exchange import bone_paths
 from bpmt_ext.skeletons import get_skeleton
 
 VIEWS = ("000", "045", "090", "135")  # degrees of azimuth, before the draw; the place in this row is the view's number
@@ -99,7 +100,4 @@ def equal_limbs(pose: Array, lengths: Array) -> Array:
     norm = np.linalg.norm(bones, axis=-1, keepdims=True)
     bones = np.where(norm > _FLAT, bones / np.maximum(norm, _FLAT) * lengths[:, None], 0.0)
     bones[:, _HIP] = pose[:, _HIP]
-    # Joint = sum of the bones on its way from the root: (1 - step to the parent)^-1, whose entries are 0 and 1.
-    step = np.eye(len(_PARENTS))[_PARENTS]
-    step[_HIP] = 0
-    return np.round(np.linalg.inv(np.eye(len(step)) - step)) @ bones
+    return bone_paths(_KINECT) @ bones
