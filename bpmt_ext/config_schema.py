@@ -159,7 +159,7 @@ Transforms = Annotated[list[dict[str, Any]], BeforeValidator(_transforms)]
 class EvaluatorConfig(Section):
     """How a trained network is tested."""
 
-    enable_float16: bool = _said(False, "Test in half precision (fp16 on a GPU, bf16 on a CPU)")
+    enable_float16: bool = _said(False, "Test in half precision (fp16 on a GPU, bf16 on a CPU that knows it)")
     restore_ckpt_strict: bool = _said(True, "Refuse a checkpoint with missing or unexpected keys")
     restore_hint: Count | str = _said("last", "Checkpoint to test: an iteration, a file, last or best")
     save_name: Name = Field(description="Name of the run whose checkpoint is tested; the trainer's where left out")
@@ -215,7 +215,7 @@ def _spelt_off(value: Any) -> Any:
 class TrainerConfig(Section):
     """How the network is trained."""
 
-    enable_float16: bool = _said(False, "Train in half precision (fp16 on a GPU, bf16 on a CPU)")
+    enable_float16: bool = _said(False, "Train in half precision (fp16 on a GPU, bf16 on a CPU that knows it)")
     with_test: bool = _said(
         False, "Test at the end of the training (a host: at every checkpoint): the best checkpoint "
         "if evaluator_cfg.restore_hint is best, else the last"

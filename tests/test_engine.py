@@ -389,7 +389,10 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: 
         assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_other_splits_and_precisions_train(here: Path) -> None:
+def test_other_splits_and_precisions_train(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     tiny.write_data(here / "more", train=3, test=2, cameras=6)
     more = ("data_cfg.dataset_root=more", "data_cfg.dataset_partition=more.json")
     assert run("net", *more, "data_cfg.camera_split=true", "data_cfg.validation=0.0", "trainer_cfg.total_iter=2",
@@ -403,8 +406,14 @@ def test_other_splits_and_precisions_train(here: Path) -> None:
     exact = run("net", "trainer_cfg.total_iter=2", "trainer_cfg.save_name=exact", "data_cfg.min_cameras=3")
     half = run("net", "trainer_cfg.total_iter=2", "trainer_cfg.save_name=half", "trainer_cfg.precision=bf16")
     assert exact == half == 0
-    losses = [read_metrics(Path(f"output/walkers/BPMT/{name}/metrics.jsonl"))[0]["loss"] for name in ("exact", "half")]
-    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert "bfloat16" not in capsys.readouterr().err
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)  # a CPU of AVX2
+    assert run("net", "trainer_cfg.total_iter=2", "trainer_cfg.save_name=old", "trainer_cfg.precision=bf16") == 0
+    assert capsys.readouterr().err.count("BPMT: this CPU does not know bfloat16") == 1
+    exact, half, old = (
+        read_metrics(Path(f"output/walkers/BPMT/{name}/metrics.jsonl"))[0]["loss"] for name in ("exact", "half", "old")
+    )
+    assert old == exact != half and exact == pytest.approx(half, rel=0.05)
 
 
 def test_other_settings_than_those_a_training_began_with_are_told(

@@ -33,6 +33,7 @@ from bpmt_ext.engine.parts import (
     Run,
     autocast,
     classifies,
+    knows_half,
     resolved_text,
     seed_everything,
     training_precision,
@@ -84,6 +85,9 @@ class Trainer:
         run.network.to(world.device)
         self.optimizer, self.scheduler = build_solver(run)
         self.precision = training_precision(run.settings)
+        if self.precision != "off" and not knows_half(world.device):
+            log.warning("%s: this CPU does not know bfloat16, which would take it longer; trained in float32 in place "
+                        "of %s", run.settings.model_cfg.model, self.precision)  # fmt: skip
         fp16 = self.precision == "fp16" and world.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)
         key = "loss" if run.method.pretraining else "top1" if classifies(run.settings) else "mAP"
