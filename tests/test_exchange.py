@@ -1,6 +1,7 @@
 """People made of one person's movement and another's bones: bpmt_ext/data/exchange.py against its definition."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,36 @@ def test_a_bone_without_length_keeps_it() -> None:
         array[:, KINECT.joints.index("head")] = array[:, KINECT.neck[0]]
     made = ExchangedBodies(real, KINECT, 1, 0).read(len(real))
     assert np.isfinite(made).all() and np.allclose(made[:, 0], made[:, KINECT.neck[0]])
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_lost_joint_stays_lost_and_moves_nothing_that_hangs_from_it(channels: int) -> None:
+    still, gaps = people(3, channels=channels), people(3, channels=channels)
+    elbow = KINECT.joints.index("left_elbow")
+    for here in (still, gaps):
+        for pose in here.reader.arrays.values():
+            pose[1:] = pose[:1]  # nobody moves: what a gap hides is known
+            pose[..., :3] -= pose[:, KINECT.hip, :3]  # and the hip is where poses are centred, which is no gap
+    for pose in gaps.reader.arrays.values():
+        pose[::4, elbow, 3 if channels == 4 else 0 :] = 0  # confidence alone, or the place
+    want, found = (ExchangedBodies(each, KINECT, 1, 0) for each in (still, gaps))
+    for i in range(len(still), len(want)):
+        shown = np.ones((9, 20), bool)
+        shown[::4, elbow] = False
+        assert np.allclose(found.read(i)[shown][:, :3], want.read(i)[shown][:, :3], atol=1e-6)
+        assert not found.read(i)[~shown][:, :3].any()
+
+
+def test_names_that_look_made_up_are_told_apart_or_refused() -> None:
+    def called(*names: str) -> SequenceSet:
+        real = people(len(names))
+        records = [replace(r, label=names[int(r.label[1:])]) for r in real.records]
+        return SequenceSet(records, None, real.reader)
+
+    made = ExchangedBodies(called("a~b", "c", "d"), KINECT, 2, 0)
+    assert len(made.label_set) == 9 and all(np.isfinite(made.read(i)).all() for i in range(len(made)))
+    with pytest.raises(UserError, match="people are called a~b"):
+        ExchangedBodies(called("a", "b", "a~b"), KINECT, 2, 0)
 
 
 def test_the_shipped_config_trains_on_them_and_tests_on_the_recorded(tmp_path: Path) -> None:

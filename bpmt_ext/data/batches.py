@@ -335,12 +335,14 @@ def train_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], transfo
 
 def inference_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], transform: Compose | None, *,
                      seed: int = 0, rank: int = 0, world_size: int = 1, num_workers: int = 0,
-                     pin_memory: bool = False, device: torch.device | None = None, by_length: bool = False) -> Loader:
+                     pin_memory: bool = False, device: torch.device | None = None, by_length: bool = False,
+                     whole: bool = False) -> Loader:
     """Every sequence exactly once over all ranks, in the order of the set; the batch size need not fit the processes.
 
     A sequence's frames and augmentation, where the settings make them random, depend on (seed, its index) alone.
-    device: as in `train_loader`. by_length: sequences of like length share a batch, in another order (LengthSampler),
-    where whole sequences are read and their lengths are known or stay remembered.
+    whole: each rank gets whole batches, in turns, in place of its share of each. device: as in `train_loader`.
+    by_length: sequences of like length share a batch, in another order (LengthSampler), where whole sequences are read
+    and their lengths are known or stay remembered.
     """
     _check_ranks(rank, world_size)
     name = sampler_cfg.get("type", "InferenceSampler")
@@ -355,7 +357,9 @@ def inference_loader(sequences: SequenceSet, sampler_cfg: Mapping[str, Any], tra
         sampler = LengthSampler(sequences, size, lengths if frames.limit is None else lengths.clip(max=frames.limit))
     else:
         sampler = InferenceSampler(sequences, size)
-    shares = [k for k in range(len(sampler)) if len(sampler.at(k)) > rank]
+    shares = [k for k in range(len(sampler)) if (k % world_size == rank if whole else len(sampler.at(k)) > rank)]
+    if whole:
+        rank, world_size = 0, 1
     here, there = (transform, None) if device is None else (None, transform)
     batches = _Batches(sequences, sampler, frames, here,
                        seed=seed, rank=rank, world_size=world_size, by_index=True)

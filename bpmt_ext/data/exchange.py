@@ -11,7 +11,9 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import torch
 
+from bpmt_ext.data.preprocessing import FillMissing
 from bpmt_ext.data.sequences import SequenceSet
 from bpmt_ext.errors import UserError
 from bpmt_ext.skeletons import Skeleton
@@ -37,8 +39,9 @@ class ExchangedBodies(SequenceSet):
     a and is built like b.
 
     Bones keep direction and jitter, and are scaled by b's length over a's: the medians over their walks of the median
-    over the frames. Every person lends and gets `bodies` bodies, none twice and not their own, drawn from `seed`; fewer
-    are among more. UserError if the poses have no three coordinates, or there are not that many others.
+    over the frames that show them. Every person lends and gets `bodies` bodies, none twice and not their own, drawn
+    from `seed`; fewer are among more. UserError if the poses have no three coordinates, there are not that many others, or
+    names clash.
     """
 
     def __init__(self, real: SequenceSet, skeleton: Skeleton, bodies: int, seed: int) -> None:
@@ -51,38 +54,71 @@ class ExchangedBodies(SequenceSet):
                             "with; lower it")  # fmt: skip
         turns = np.random.default_rng([seed, len(people)]).permutation(np.arange(1, len(people)))[:bodies].tolist()
         after = [dict(zip(people, people[turn:] + people[:turn], strict=True)) for turn in turns]
-        records = [replace(r, label=f"{r.label}~{other[r.label]}") for other in after for r in real.records]
-        super().__init__([*real.records, *records], {*real.label_set, *(r.label for r in records)}, real.reader)
+        self.pairs = [(r.label, other[r.label]) for other in after for r in real.records]  # who moves, on whose bones
+        records = [replace(r, label="~".join(pair)) for pair, r in zip(self.pairs, real.records * bodies, strict=True)]
+        names = {*real.label_set, *(r.label for r in records)}
+        if len(names) < len(real.label_set) + len(set(self.pairs)):
+            raise UserError("data_cfg.exchanged_bodies: people are called a~b as those that it makes; rename them, or "
+                            "set it to 0")  # fmt: skip
+        super().__init__([*real.records, *records], names, real.reader)
         self.real, self.skeleton, self.paths = real, skeleton, bone_paths(skeleton)
+        self.fill = FillMissing(skeleton)
 
     @cached_property
     def lengths_of(self) -> dict[str, np.ndarray]:
-        """The v bone lengths of every recorded person, as the poses measure them (metres); a root has none."""
+        """The v bone lengths of every recorded person, as the poses measure them (metres), NaN where none was ever
+        seen whole; a root has none."""
         parents = list(self.skeleton.parents)
         walks: dict[str, list[np.ndarray]] = {}
         for i, record in enumerate(self.real.records):
-            place = self.real.read(i)[..., :3]
-            lengths = np.linalg.norm(place - place[:, parents], axis=-1)
-            walks.setdefault(record.label, []).append(np.median(lengths, axis=0))
-        return {label: np.median(found, axis=0) for label, found in walks.items()}
+            pose = self.real.read(i)
+            lost = self._lost(pose)
+            lengths = np.linalg.norm(pose[..., :3] - pose[:, parents, :3], axis=-1)
+            walks.setdefault(record.label, []).append(_median(np.where(lost | lost[:, parents], np.nan, lengths)))
+        return {label: _median(np.stack(found)) for label, found in walks.items()}
 
     @cached_property
-    def changes(self) -> dict[str, np.ndarray]:
-        """For every label of two people the (v, v) float32 that takes the joints of a frame to those of the other body:
-        joints to bones, which are scaled, and back to joints."""
+    def changes(self) -> dict[tuple[str, str], np.ndarray]:
+        """For all who move and whose bones they have the (v, v) float32 that takes the joints of a frame to those of
+        the other body: joints to bones, which are scaled, and back to joints."""
         bones = np.linalg.inv(self.paths)
         found = {}
-        for label in {record.label for record in self.records[len(self.real) :]}:
-            own, other = (self.lengths_of[name] for name in label.rsplit("~", 1))
-            scale = np.where(own > _FLAT, other / np.maximum(own, _FLAT), 1.0)
-            found[label] = (self.paths @ (scale[:, None] * bones)).astype(np.float32)
+        for pair in set(self.pairs):
+            own, other = (self.lengths_of[name] for name in pair)
+            known = (own > _FLAT) & ~np.isnan(other)
+            scale = np.divide(other, own, out=np.ones_like(own), where=known)
+            found[pair] = (self.paths @ (scale[:, None] * bones)).astype(np.float32)
         return found
 
     def read(self, index: int) -> np.ndarray:
-        """(t, v, c) float32; recorded, or computed from what was recorded."""
+        """(t, v, c) float32; recorded, or computed from what was recorded. A lost joint stays lost: (0, 0, 0)."""
         pose = super().read(index)
         if index < len(self.real):
             return pose
-        joints = pose[..., :3].transpose(1, 0, 2).reshape(pose.shape[1], -1)  # (v, 3 t): one product for all frames
-        moved = (self.changes[self.records[index].label] @ joints).reshape(pose.shape[1], -1, 3).transpose(1, 0, 2)
+        lost, place = self._lost(pose), pose[..., :3]
+        if lost.any():  # what hangs from it must not
+            filled = self.fill(torch.from_numpy(pose)[None], torch.ones(1, len(pose), dtype=torch.bool))
+            place = np.where(lost[..., None], filled[0, ..., :3].numpy(), place)
+        joints = place.transpose(1, 0, 2).reshape(pose.shape[1], -1)  # (v, 3 t): one product for all frames
+        change = self.changes[self.pairs[index - len(self.real)]]
+        moved = (change @ joints).reshape(pose.shape[1], -1, 3).transpose(1, 0, 2)
+        if lost.any():
+            moved = np.where(lost[..., None], np.float32(0), moved)
         return moved if pose.shape[-1] == 3 else np.concatenate([moved, pose[..., 3:]], axis=-1)
+
+    def _lost(self, pose: np.ndarray) -> np.ndarray:
+        """(t, v, c) -> (t, v) True where there is no joint, as FillMissing has it; a root that always is at (0, 0, 0)
+        is where poses are centred."""
+        lost = (pose[..., :3] == 0).all(-1)
+        if pose.shape[-1] > 3:
+            lost |= pose[..., 3] == 0
+        root = self.skeleton.parents == np.arange(pose.shape[1])
+        return lost & ~(root & (pose[..., :3] == 0).all((0, 2)))
+
+
+def _median(lengths: np.ndarray) -> np.ndarray:
+    """(n, v) -> (v,) medians of what is no NaN; NaN where nothing is."""
+    known = ~np.isnan(lengths).all(0)
+    found = np.full(lengths.shape[1], np.nan, lengths.dtype)
+    found[known] = np.nanmedian(lengths[:, known], axis=0)
+    return found

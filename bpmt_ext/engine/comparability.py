@@ -14,7 +14,7 @@ from bpmt_ext.data.health import fingerprint
 from bpmt_ext.data.sequences import SequenceSet, Splits
 from bpmt_ext.engine.logs import write_json
 from bpmt_ext.engine.methods import Contender, Stage
-from bpmt_ext.engine.stages import check_protocol, load_data
+from bpmt_ext.engine.stages import check_protocol, load_recorded
 from bpmt_ext.errors import UserError
 from bpmt_ext.report.comparison import FORMAT, read_plan
 
@@ -55,14 +55,26 @@ class _Loader:
         self.known: dict[str, Splits] = {}
 
     def __call__(self, settings: Settings) -> Splits:
-        recorded = settings.data_cfg.model_copy(update={"exchanged_bodies": 0})
-        settings = settings.model_copy(update={"data_cfg": recorded})
         values = settings.resolved()["data_cfg"]
         key = json.dumps({k: v for k, v in values.items() if k not in ("num_workers", "cache", "dataset_name",
-                                                                      "test_dataset_name")}, default=str)
+                                                                      "test_dataset_name", "exchanged_bodies")},
+                         default=str)  # fmt: skip
         if key not in self.known:
-            self.known[key] = load_data(settings)
+            self.known[key] = load_recorded(settings)
         return self.known[key]
+
+
+def _trained_on(stages: Sequence[Stage], case: Case, load: _Loader) -> str:
+    """16 hexadecimal digits that stand for the sequences that a method's stages train on. An earlier stage that is
+    given data of its own has them in every split."""
+
+    def place(settings: Settings) -> tuple[str, str]:
+        return settings.data_cfg.dataset_root, settings.data_cfg.dataset_partition
+
+    last = stages[-1].settings
+    given = [s.settings if place(s.settings) != place(last) else case.settings(s.settings) for s in stages]
+    marks = [fingerprint(replace(load(settings), test=_EMPTY))[:16] for settings in given]
+    return marks[-1] if len(set(marks)) == 1 else digest(marks)
 
 
 def check_methods(
@@ -88,7 +100,7 @@ def check_methods(
         train: dict[str, str] = {}
         for one in methods:
             settings = stages[one.label][-1].settings
-            train[one.label] = fingerprint(replace(load(case.settings(settings)), test=_EMPTY))[:16]
+            train[one.label] = _trained_on(stages[one.label], case, load)
             for name in case.tests:
                 there = case.settings(settings, name)
                 splits = load(there)

@@ -276,7 +276,8 @@ class Comparison:
         self, method: Contender, folder: Path, opts: Sequence[str], job: dict[str, Any], descriptor: int | None
     ) -> str:
         """Do one job of a method in a process of its own; see `run_job`."""
-        job = {**job, "config": method.config, "opts": list(opts), "digest": digest([method.config, list(opts)]),
+        known = identity(method, stages_of(method.config, opts, self.cwd))  # a file may change and keep its name
+        job = {**job, "config": method.config, "opts": list(opts), "digest": digest([method.config, list(opts), known]),
                "plugins": list(self.options.plugins)}
         return run_job(folder, job, 0 if self.gpu else self.options.threads, descriptor)
 

@@ -84,11 +84,14 @@ def _accuracy(run: Run, sequences: SequenceSet) -> dict[str, float]:
 
 @torch.no_grad()
 def _pretraining_loss(run: Run, sequences: SequenceSet) -> dict[str, float]:
-    """Mean masked reconstruction loss over one clip and one mask of every sequence, the same at every call."""
+    """Mean masked reconstruction loss over one clip and one mask of every sequence, the same at every call.
+
+    A batch is one process's, as its loss is a weighted mean over all of its rows.
+    """
     world, sums, count = run.world, {}, 0
     seed, sampler = run.settings.trainer_cfg.seed, clip_sampler(run.settings)
     loader = inference_loader(
-        sequences, sampler, run.test_transform, seed=seed, rank=world.rank, world_size=world.size,
+        sequences, sampler, run.test_transform, seed=seed, rank=world.rank, world_size=world.size, whole=True,
         device=transform_device(run),
     )  # fmt: skip
     for batch in loader:

@@ -94,6 +94,8 @@ class Trainer:
         self.tracker, self.best, self.iteration = Tracker(), Best(key), 0
         self._restore()
         fit_inputs(run)
+        if run.method.pretraining:
+            run.network.average = world.mean  # what it divides its sums by; see nets/masking.py
         self.model = compiled(run.network, self.config.compile)
         if world.size > 1:
             release_idle(run)
@@ -219,7 +221,7 @@ class Trainer:
                 f"{self.run.checkpoints}: the processes see different checkpoints and would begin with "
                 f"{', '.join(found)}; let all of them use one folder, on a disk that they share"
             )
-        if self.run.world.main and t.restore_hint != "auto":
+        if self.run.world.main and (t.restore_hint != "auto" or self.iteration == 0):
             set_aside(self.run.checkpoints, t.save_name, self.iteration, but=Path(str(t.restore_hint)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -189,11 +190,23 @@ _FREE = {
 }  # fmt: skip
 
 
+def _contents(path: Path) -> str:
+    """16 hexadecimal digits that stand for what a file holds; none where it is missing, which its training tells."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def identity(contender: Contender, stages: Sequence[Stage]) -> dict[str, Any]:
     """What makes a method the one it is, as {dotted key: value}: two runs may stand in one table only if it is equal.
     An untrained network is one whatever its training would be. What is as the schema has it is left out: a key that a
-    later version adds makes no other method."""
-    found: dict[str, Any] = {"variant": contender.variant, "stages": sorted(stages[-1].settings.model_cfg.stages)}
+    later version adds makes no other method. A stage that is a checkpoint is what its file holds."""
+    earlier = stages[-1].settings.model_cfg.stages
+    found: dict[str, Any] = {"variant": contender.variant, "stages": sorted(earlier)}
+    if contender.trains:
+        found |= {f"{name}.sha256": _contents(Path(path)) for name, path in earlier.items()
+                  if name not in {stage.name for stage in stages}}
     for stage in stages if contender.trains else stages[-1:]:
         values = stage.settings.resolved()
         sections = values if contender.trains else ("data_cfg", "model_cfg", "evaluator_cfg")

@@ -59,18 +59,23 @@ def pose_skeleton(settings: Settings) -> Skeleton:
 
 
 def load_data(settings: Settings) -> Splits:
-    """The sets the config names. Refuses a protocol without a valid probe before anything is trained."""
+    """The sets the config names, with the people that data_cfg.exchanged_bodies makes of those to train on."""
+    return with_exchanged_bodies(settings, load_recorded(settings))
+
+
+def load_recorded(settings: Settings) -> Splits:
+    """The sets the config names, as they were recorded."""
     splits = load_splits(settings.data_cfg, joints=pose_skeleton(settings).num_joints)
     for kind, count in splits.dropped.items():
         if count:
             log.info("left out: %d %s", count, kind.replace("_", " "))
-    return with_exchanged_bodies(settings, splits)
+    return splits
 
 
 def with_exchanged_bodies(settings: Settings, splits: Splits) -> Splits:
     """The training set with the people that data_cfg.exchanged_bodies adds to it."""
     data = settings.data_cfg
-    if not data.exchanged_bodies:
+    if not data.exchanged_bodies or not len(splits.train):  # a list for tests alone has nobody to train on
         return splits
     if classifies(settings):
         raise UserError("data_cfg.exchanged_bodies: the labels are classes, not people; set it to 0")

@@ -17,7 +17,7 @@ from bpmt_ext.engine.cell import save_probes
 from bpmt_ext.engine.comparability import Case
 from bpmt_ext.engine.logs import write_json
 from bpmt_ext.engine.parts import classifies
-from bpmt_ext.engine.stages import data_skeleton, load_data, pose_skeleton
+from bpmt_ext.engine.stages import data_skeleton, load_recorded, pose_skeleton
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.action_yardsticks import ACTION_YARDSTICKS
 from bpmt_ext.metrics.protocols import evaluate
@@ -78,7 +78,7 @@ def yardstick_cell(folder: Path, label: str, name: str, case: Case, settings: Se
     e, scores = settings.evaluator_cfg, {}
     for test in case.tests:
         there = case.settings(settings, test)
-        splits = load_data(there)
+        splits = load_recorded(there)
         found = recognised(name, there, splits) if classifies(there) else evaluate(
             e.eval_func, measure(name, there, splits), [r.label for r in splits.test.records],
             splits.test.types, splits.test.views, dataset=there.data_cfg.test_dataset_name, probes=splits.probes,

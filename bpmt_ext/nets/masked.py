@@ -8,6 +8,7 @@ the weights. Sources: bpmt.md sections 2 and 3; OmniVec2 (Srivastava and Sharma,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from bpmt_ext.nets.bpmt import PartEncoder, encoder_sizes
 from bpmt_ext.nets.embedders import fold_bodies, mean_of_bodies
 from bpmt_ext.nets.grouped import GroupedLinear
 from bpmt_ext.nets.layers import cut_windows, pool_windows, set_mode, set_trainable
-from bpmt_ext.nets.masking import Masking
+from bpmt_ext.nets.masking import Masking, alone
 from bpmt_ext.nets.objectives import (
     Contrast,
     RealOrFake,
@@ -72,11 +73,16 @@ class SlotDecoder(nn.Module):
         return out.unflatten(3, (self.patch, -1)).transpose(2, 3).flatten(1, 2)[:, :frames]
 
 
-def part_losses(error: Tensor, weight: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Squared error (n, t, r) of each row, weight (n, t, r), group (r,) -> weighted mean per group (g,)."""
+def part_losses(
+    error: Tensor, weight: Tensor, group: Tensor, groups: int, average: Callable[[Tensor], Tensor] = alone
+) -> Tensor:
+    """Squared error (n, t, r) of each row, weight (n, t, r), group (r,) -> weighted mean per group (g,).
+
+    average: over processes; the mean over them of what each gets is then the weighted mean over all rows.
+    """
     zero = error.new_zeros(groups)
     total = zero.index_add(0, group, (error * weight).sum((0, 1)))
-    return total / zero.index_add(0, group, weight.sum((0, 1))).clamp(min=1e-12)
+    return total / average(zero.index_add(0, group, weight.sum((0, 1)))).clamp(min=1e-12)
 
 
 class Sample(NamedTuple):
@@ -113,6 +119,7 @@ class _Pretraining(nn.Module):
         if not isinstance(bodies, int) or bodies < 1:
             raise ValueError(f"bodies must be a number of at least 1, not {bodies!r}")
         self.t1, self.max_frames, self.confidence_weight, self.bodies = t1, max_frames, confidence_weight, bodies
+        self.average: Callable[[Tensor], Tensor] = alone
         self.masking = Masking(
             slots=t1.slots, width=t1.positions.shape[-1], patch=t1.patch, mask=mask, mask_ratio=mask_ratio,
             mask_block=mask_block, mask_value=mask_value,
@@ -129,6 +136,10 @@ class _Pretraining(nn.Module):
         parts = self.t1(windows.pose, windows.mask)
         pooled = pool_windows(parts, windows._replace(mask=self.tokens(windows.mask)), len(pose), "mean")
         return mean_of_bodies(pooled.permute(1, 2, 0), self.bodies)
+
+    def mean_weight(self, weight: Tensor) -> Tensor:
+        """Mean over the processes that train together; alone outside of training."""
+        return self.average(weight) if self.training else weight
 
     def tokens(self, mask: Tensor) -> Tensor:
         """mask (m, w) of frames -> (m, w') of T1's tokens."""
@@ -219,7 +230,7 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
     def forward(self, pose: Tensor, mask: Tensor, key: Tensor | None = None) -> dict[str, dict[str, Tensor] | Tensor]:
         seen, slots = self._hide(pose, mask, key), self.t1.slots
         error = (self.decoder(seen.features, seen.mask.shape[1]) - seen.target).square().mean(-1)  # (m, w, s)
-        losses = part_losses(error, seen.weight, slots.part, slots.parts)
+        losses = part_losses(error, seen.weight, slots.part, slots.parts, self.mean_weight)
         extras = {}
         if self.teacher is not None:
             if self.training:
@@ -228,7 +239,7 @@ class BPMT_T1(_Pretraining):  # noqa: N801 - the name in the configs
             apart = (guess - self.teacher(seen.streams, seen.mask)).square().mean(-1).permute(1, 2, 0)  # (m, w', p)
             real = self.tokens(seen.mask)[..., None].expand_as(apart).to(apart.dtype)
             part = torch.arange(slots.parts, device=pose.device)
-            extras["dual"] = (self.dual, part_losses(apart, real, part, slots.parts).mean())
+            extras["dual"] = (self.dual, part_losses(apart, real, part, slots.parts, self.mean_weight).mean())
         return with_extras(dict(zip(PART_NAMES, losses.unbind(), strict=True)), extras)
 
 
@@ -319,7 +330,8 @@ class BPMT_T2(_Pretraining):  # noqa: N801 - the name in the configs
         sides = sides.reshape(-1, *sides.shape[-3:])
         guess = self.decoder(sides, seen.mask.shape[1])
         error = (guess - seen.target[:, :, self.slot]).square().mean(-1)  # (m, w, r)
-        losses = part_losses(error, seen.weight[:, :, self.slot], self.decoder.group, self.decoder.groups)
+        weight = seen.weight[:, :, self.slot]
+        losses = part_losses(error, weight, self.decoder.group, self.decoder.groups, self.mean_weight)
         losses = losses.view(len(self.names), -1).mean(1)  # (q,) or (p,)
         extras = {}
         pooled = pooled_columns(sides, tokens, len(self.names)) if self.contrast or self.fakes else None

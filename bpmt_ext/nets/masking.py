@@ -42,6 +42,12 @@ def draw_hidden(mask: Tensor, unit_part: Tensor, draws: Draws, *, mode: str, rat
     return (rank.view(n, t, u) - first < wanted[:, None]) & mask[..., None]
 
 
+def alone(x: Tensor) -> Tensor:
+    """The mean over processes where there is one. A network in pretraining divides its sums by the mean over processes
+    of their weights, so that several train as one: `network.average`, which the engine sets."""
+    return x
+
+
 class Masking(nn.Module):
     """What is hidden of a sample and what stands for it: an embedded input (p, n, t', d) with holes.
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from bpmt_ext.draws import Draws
 from bpmt_ext.nets.grouped import GroupedLinear
@@ -46,8 +47,10 @@ class Teacher(nn.Module):
 
     def __init__(self, student: nn.Module, momentum: float = 0.99) -> None:
         super().__init__()
-        self.net, self.momentum, self.seen = copy.deepcopy(student).requires_grad_(False), momentum, -1
+        self.net, self.momentum = copy.deepcopy(student).requires_grad_(False), momentum
         self.net.streams = None  # the input statistics are T1's
+        unlike = torch.full_like(parameters_to_vector(self.net.parameters()), torch.inf)
+        self.register_buffer("seen", unlike, persistent=False)  # the student's weights at the last call
         self.train()
 
     def train(self, mode: bool = True) -> Teacher:
@@ -55,12 +58,15 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
-        """One step towards the student, if its weights have changed since the last one: once per optimiser step."""
-        seen = sum(weight._version for weight in student.parameters())
-        if seen != self.seen:
-            self.seen = seen
-            for mine, theirs in zip(self.net.parameters(), student.parameters(), strict=True):
-                mine.lerp_(theirs, 1 - self.momentum)
+        """One step towards the student, if its weights have changed since the last one: once per optimiser step.
+
+        The weights themselves are compared: an optimiser that is one kernel leaves their version counters as they were.
+        """
+        now = parameters_to_vector(student.parameters())
+        share = (1 - self.momentum) * (now != self.seen).any().to(now.dtype)
+        self.seen.copy_(now)
+        for mine, theirs in zip(self.net.parameters(), student.parameters(), strict=True):
+            mine.lerp_(theirs, share)
 
     @torch.no_grad()
     def forward(self, streams: Tensor, mask: Tensor) -> Tensor:
@@ -82,6 +88,7 @@ class Contrast(nn.Module):
     Each column's vector is mapped to one common space and to unit length; minus the mean over a vector's own sequence
     of the log of the softmax of (inner product / temperature) over all others (Chen et al., "SimCLR", ICML 2020, with
     the columns as views; Khosla et al. 2020 for several positives). owner: windows of one sequence belong together.
+    0 where there is nobody. All are those of one process.
     """
 
     def __init__(self, *, columns: int, inputs: int, width: int, temperature: float = 0.1) -> None:
@@ -94,7 +101,8 @@ class Contrast(nn.Module):
         owner = owner.repeat(len(pooled))
         positive = (owner[:, None] == owner) & ~itself
         share = (rows @ rows.T / self.temperature).masked_fill(itself, -torch.inf).log_softmax(1)
-        return -(share.masked_fill(~positive, 0.0).sum(1) / positive.sum(1).clamp(min=1)).mean()
+        alike = share.masked_fill(~positive, 0.0).sum(1) / positive.sum(1).clamp(min=1)
+        return -alike.sum() / max(1, len(rows))
 
 
 class RealOrFake(nn.Module):

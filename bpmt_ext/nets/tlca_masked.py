@@ -6,6 +6,8 @@ Source: tlca.md sections 1 and 2. Shapes as in `tlca.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from bpmt_ext.draws import Draws
 from bpmt_ext.nets.bpmt import encoder_sizes
 from bpmt_ext.nets.embedders import mean_of_bodies
 from bpmt_ext.nets.layers import pool_windows
+from bpmt_ext.nets.masking import alone
 from bpmt_ext.nets.tlca import BodyEncoder
 from bpmt_ext.skeletons import Skeleton
 
@@ -96,6 +99,7 @@ class TLCA_T1(nn.Module):  # noqa: N801 - the name in the configs
         )  # fmt: skip
         self.bodies, self.takes = bodies, self.t1.takes
         self.mode, self.ratio, self.skip_unseen = mask, mask_ratio, skip_unseen and pad_mask
+        self.average: Callable[[Tensor], Tensor] = alone
         self.decoder = Decoder(width=width, joints=skeleton.num_joints, channels=self.t1.streams.inputs, kind=decoder)
 
     def fit(self, pose: Tensor, mask: Tensor) -> None:
@@ -127,4 +131,5 @@ class TLCA_T1(nn.Module):  # noqa: N801 - the name in the configs
         scored = (real if self.mode == "none" else hidden & real).to(target.dtype)
         guess = self.decoder(self.t1.encode(target * self.t1.streams.visible(hidden), windows.mask))
         error = (guess - target).square().mean(-1)  # (m, w, v)
-        return {"losses": {"body": (error * scored).sum() / scored.sum().clamp(min=1)}}
+        number = self.average(scored.sum()) if self.training else scored.sum()
+        return {"losses": {"body": (error * scored).sum() / number.clamp(min=1e-12)}}
