@@ -33,6 +33,8 @@ ALONE = World(0, 1, torch.device("cpu"))
 STILL = ("optimizer_cfg={solver: SGD, lr: 0.0, momentum: 0.0, weight_decay: 0.0}",
          "scheduler_cfg={scheduler: MultiStepLR, milestones: [9], max_lr: null}")  # a training that changes no weight
 PLAIN = ("model_cfg.dropout=0.0", "model_cfg.head=concat")  # what does not depend on the number of processes
+UNEVEN = ("model_cfg.dropout=0.0", "model_cfg.confidence_weight=true", "model_cfg.dual=0.5",
+          "trainer_cfg.sampler.sample_type=all_ordered")  # no two sequences count the same
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +291,7 @@ def go(*words, **more):
     return tiny.run(*words, **more)
 assert go("net", *plain, "trainer_cfg.save_name=plain", "evaluator_cfg.save_name=plain",
           "trainer_cfg.with_test=true") == 0
-assert go("t1", "model_cfg.dropout=0.0") == 0
+assert go("t1", *sys.argv[4].split()) == 0
 assert go("net", "evaluator_cfg.sampler.batch_size=5", phase="test") == 0
 validate = loop.validate
 def noting(run):
@@ -321,7 +323,7 @@ def test_two_processes_do_what_one_does(whole: Path, here: Path, monkeypatch: py
     ports, children = " ".join(free_port() for _ in range(5)), []
     for rank in range(2):
         where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), ports, " ".join(PLAIN)]
+        command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), ports, " ".join(PLAIN), " ".join(UNEVEN)]
         children.append(subprocess.Popen(
             command, env={**os.environ, **where, "CUDA_VISIBLE_DEVICES": ""}, stderr=subprocess.PIPE, text=True
         ))
@@ -338,7 +340,7 @@ def test_two_processes_do_what_one_does(whole: Path, here: Path, monkeypatch: py
     (here / "alone").mkdir()
     enter(here / "alone", (here / "data").resolve(), monkeypatch)
     name = ("trainer_cfg.save_name=plain", "evaluator_cfg.save_name=plain", "trainer_cfg.with_test=true")
-    assert run("net", *PLAIN, *name) == 0 and run("t1", "model_cfg.dropout=0.0") == 0
+    assert run("net", *PLAIN, *name) == 0 and run("t1", *UNEVEN) == 0
     for path, key in ((Path("output/walkers/BPMT/plain"), "plain"), (folder_of("t1"), "t1")):
         one = read_metrics(path / "metrics.jsonl")
         assert len(one) == len(two[key]) == 4
@@ -424,10 +426,51 @@ def test_other_settings_than_those_a_training_began_with_are_told(
     capsys.readouterr()
     assert run("both", *short, "trainer_cfg.log_iter=1", "trainer_cfg.val_iter=1", "data_cfg.num_workers=1") == 0
     assert "other settings" not in capsys.readouterr().err
-    assert run("both", *short, "t1.optimizer_cfg.lr=0.1", "model_cfg.dropout=0.2") == 0
+    written = {path: path.read_bytes() for path in folder_of("both").glob("*.*")}
+    assert run("both", *short, "t1.optimizer_cfg.lr=0.1", "model_cfg.dropout=0.2") == 2, "it is at its end"
     told = [line for line in capsys.readouterr().err.splitlines() if "other settings" in line]
     assert len(told) == 2 and "t1-best.pt" in told[0] and "(optimizer_cfg.lr)" in told[0]
-    assert "both-00002.pt" in told[1] and "(model_cfg.dropout)" in told[1]
+    assert "both-00002.pt" in told[1] and "(model_cfg.dropout), and to its end" in told[1]
+    assert written == {path: path.read_bytes() for path in written}, "what says how it was trained still does"
+    assert run("both", *short, "trainer_cfg.seed=9", phase="test") == 0
+    assert json.loads((folder_of("both") / "results.json").read_text())["seed"] == 0, "of the training"
+    assert run("net", "trainer_cfg.total_iter=4") == 0
+    (folder_of("net") / "checkpoints/net-00004.pt").unlink()
+    assert run("net", "trainer_cfg.total_iter=4", "model_cfg.dropout=0.2") == 0, "half way they may change"
+    assert "(model_cfg.dropout); to train anew" in capsys.readouterr().err
+
+
+def test_other_people_are_no_continuation(here: Path, capsys: pytest.CaptureFixture) -> None:
+    lists = json.loads(Path("data.json").read_text())
+    turned = {"TRAIN_SET": lists["TRAIN_SET"][4:] + lists["TEST_SET"], "TEST_SET": lists["TRAIN_SET"][:4]}
+    Path("other.json").write_text(json.dumps(turned))
+    short, other = ("trainer_cfg.total_iter=2", "t1.trainer_cfg.total_iter=2"), "data_cfg.dataset_partition=other.json"
+    assert run("net", *short[:1]) == 0 == run("t1", *short[:1])
+    written = {path: path.read_bytes() for path in Path("output").rglob("*") if path.is_file()}
+    for name, opts in (("net", short[:1]), ("t2", short)):
+        capsys.readouterr()
+        assert run(name, *opts, other) == 2
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bpmt: ")]
+        assert len(said) == 1 and "was trained or validated on other sequences" in said[0] and "other.json" in said[0]
+        assert ("net-00002.pt" if name == "net" else "t1-best.pt") in said[0]
+    assert written == {path: path.read_bytes() for path in written}
+    assert run("net", other, phase="test") == 0
+    assert "was trained on 4 of the 4 people who are tested (0000, ...)" in capsys.readouterr().err
+    assert run("net", phase="test") == 0 and "people who are tested" not in capsys.readouterr().err
+    (here / "copy").symlink_to(here / "data")  # the same people elsewhere
+    Path("copy.json").write_text(json.dumps(lists))
+    moved = ("data_cfg.dataset_root=copy", "data_cfg.dataset_partition=copy.json")
+    assert run("net", *short[:1], *moved) == 0
+
+
+def test_what_a_killed_run_found_best_is_not_its_successors(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        stop_at(patched, 5)
+        assert run("net", "trainer_cfg.save_iter=9") == 130
+    kept = folder_of("net") / "checkpoints"
+    assert [path.name for path in kept.iterdir()] == ["net-best.pt"]
+    assert run("net", "data_cfg.validation=0", "trainer_cfg.val_iter=0", "trainer_cfg.save_iter=9") == 0
+    assert sorted(path.name for path in kept.iterdir()) == ["net-00006.pt", "old-net-best.pt"]
 
 
 def test_solvers_and_schedules_of_the_hosts_resume(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

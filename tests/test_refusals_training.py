@@ -196,6 +196,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "one identity": (train("data_cfg.train_labels=1"), "data.json: 1 training identity; metric learning needs"),
     "bodies in a picture": (train("data_cfg.exchanged_bodies=1"), "exchanged_bodies: bones in a picture (coco17)"),
     "bodies of too few": (exchanged("kinectgait20"), "exchanged_bodies: 2, but a person has 1 others to train with"),
+    "names of bodies": (lambda _: ExchangedBodies(records("a", "b", "a~b"), get_skeleton("ntu25"), 2, 0),
+                        "exchanged_bodies: people are called a~b as those that it makes; rename them, or set it to 0"),
     "bones in a circle": (lambda _: bone_paths(get_skeleton("coco17")), "bones of coco17 run in a circle; set it to 0"),
     "bodies of classes": (train("data_cfg.exchanged_bodies=1", "evaluator_cfg.eval_func=evaluate_actions"),
                           "exchanged_bodies: the labels are classes, not people"),
@@ -224,6 +226,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "no step left": (resumed(f"trainer_cfg.restore_hint={PLACE}/net-00002.pt"), "its schedule has 0 of 2 iter"),
     "a longer training": (resumed("trainer_cfg.total_iter=1"), "belongs to a training of 2 iterations, trainer_cfg"),
     "figures in words": (resumed(engine={"tracker": 3}), "what it says of its training is damaged ("),
+    "other people": (resumed("data_cfg.train_sequences=1"), "net-00002.pt: was trained or validated on other sequences"),
+    "other settings": (resumed("model_cfg.dropout=0.5"), "net-00002.pt: was trained with other settings (model_cfg"),
     "two places": (parted, "the processes see different checkpoints and would begin with net at iteration 0, net at"),
     # what is recognised
     "before it learned": (recognised(name="t1"), "reconstructs and names no class; test the stage after it"),

@@ -40,8 +40,8 @@ class ExchangedBodies(SequenceSet):
 
     Bones keep direction and jitter, and are scaled by b's length over a's: the medians over their walks of the median
     over the frames that show them. Every person lends and gets `bodies` bodies, none twice and not their own, drawn
-    from `seed`; fewer are among more. UserError if the poses have no three coordinates, there are not that many others, or
-    names clash.
+    from `seed`; fewer are among more. UserError if the poses have no three coordinates, there are not that many others,
+    or names clash.
     """
 
     def __init__(self, real: SequenceSet, skeleton: Skeleton, bodies: int, seed: int) -> None:

@@ -28,14 +28,17 @@ from bpmt_ext.engine.checkpoint import (
 )
 from bpmt_ext.engine.compiling import compiled, compiling
 from bpmt_ext.engine.inference import validate
-from bpmt_ext.engine.logs import Journal, log, sole
+from bpmt_ext.engine.logs import Journal, log, sole, write_text
 from bpmt_ext.engine.parts import (
     Run,
     autocast,
+    changed_keys,
     classifies,
     knows_half,
+    refuse_other_data,
     resolved_text,
     seed_everything,
+    trained_on,
     training_precision,
     transform_device,
     warn_of_changes,
@@ -146,6 +149,7 @@ class Trainer:
                 "scaler": self.scaler.state_dict(),
                 "seed": self.config.seed,
                 "config": resolved_text(self.run.settings),
+                "data": trained_on(self.run.settings, self.run.splits),
             }
             state = {
                 "model": self.run.network.state_dict(),
@@ -206,6 +210,11 @@ class Trainer:
         except Exception as error:
             remedy = "start from an earlier one (trainer_cfg.restore_hint) or anew"
             raise UserError(f"{path}: what it says of its training is damaged ({error}); {remedy}") from error
+        refuse_other_data(path, state, self.run.settings, self.run.splits)
+        changed = changed_keys(state, self.run.settings)
+        if changed and hint == t.total_iter:  # what is written of it would not be what it is
+            raise UserError(f"{path}: was trained with other settings ({', '.join(changed)}), and to its end; to train "
+                            "anew give another save_name or delete it")  # fmt: skip
         if self.run.world.main:
             warn_of_changes(path, state, self.run.settings)
             log.info("%s: continuing from %s", self.run.settings.model_cfg.model, path.name)
@@ -242,6 +251,8 @@ def train(run: Run) -> dict[str, float]:
 def _train(run: Run) -> dict[str, float]:
     t, world, trainer = run.settings.trainer_cfg, run.world, Trainer(run)
     trainer.begin()
+    if world.main:
+        write_text(run.folder / "config.yaml", resolved_text(run.settings))
     loader = build_loader(run, trainer.iteration)
     name = f"{run.settings.model_cfg.model:8}"
     span = {"initial": trainer.iteration, "total": t.total_iter}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -156,6 +157,41 @@ def warn_of_changes(path: Path, state: Mapping[str, Any], settings: Settings) ->
             "%s was trained with other settings (%s); to train anew give another save_name or delete it",
             path, ", ".join(changed),
         )
+
+
+def trained_on(settings: Settings, splits: Splits) -> dict[str, Any]:
+    """What a checkpoint keeps of its data: their name, a digest of what is trained and validated on, and the people."""
+    train = getattr(splits.train, "real", splits.train)  # people made of two are not recorded
+    lines = sorted(f"{which} {name}" for which, each in (("train", train), ("val", splits.val)) for name in each.names)
+    text = "\n".join(lines).encode("utf-8", "surrogatepass")  # names of files may be no text
+    people = sorted({*(r.label for r in train.records), *(r.label for r in splits.val.records)})
+    return {"name": settings.data_cfg.dataset_name, "digest": hashlib.sha256(text).hexdigest(), "labels": people}
+
+
+def refuse_other_data(path: Path, state: Mapping[str, Any], settings: Settings, splits: Splits) -> None:
+    """UserError if a checkpoint that a training is to go on from, or to take for done, was trained on other sequences:
+    its people may be those of this test."""
+    told = _told_data(state).get("digest")
+    if told is not None and told != trained_on(settings, splits)["digest"]:
+        raise UserError(f"{path}: was trained or validated on other sequences than data_cfg and its "
+                        f"{settings.data_cfg.dataset_partition} name now; to train anew give another save_name or "
+                        "delete it")  # fmt: skip
+
+
+def warn_of_known(path: Path, state: Mapping[str, Any], settings: Settings, splits: Splits) -> None:
+    """Tell that a test is of people whom the network has been trained on."""
+    told, tested = _told_data(state), {record.label for record in splits.test.records}
+    known = tested & set(told.get("labels", ()))
+    if known and told.get("name") == settings.data_cfg.dataset_name:
+        log.warning("%s: was trained on %d of the %d people who are tested (%s, ...); what follows says nothing of "
+                    "strangers", path, len(known), len(tested), min(known))  # fmt: skip
+
+
+def _told_data(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `trained_on` said; empty in somebody else's file."""
+    engine = state.get("engine")
+    told = engine.get("data") if isinstance(engine, Mapping) else None
+    return told if isinstance(told, Mapping) else {}
 
 
 def seed_everything(seed: int, iteration: int, rank: int) -> None:

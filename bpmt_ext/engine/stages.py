@@ -26,9 +26,16 @@ from bpmt_ext.engine.checkpoint import (
     load_stage,
 )
 from bpmt_ext.engine.distributed import World
-from bpmt_ext.engine.logs import log, write_text
+from bpmt_ext.engine.logs import log
 from bpmt_ext.engine.loop import check_training, train
-from bpmt_ext.engine.parts import Objective, Run, classifies, resolved_text, seed_everything, warn_of_changes
+from bpmt_ext.engine.parts import (
+    Objective,
+    Run,
+    classifies,
+    refuse_other_data,
+    seed_everything,
+    warn_of_changes,
+)
 from bpmt_ext.engine.preparation import check_channels, check_input, check_modality, check_validation
 from bpmt_ext.errors import UserError
 from bpmt_ext.losses import LOSSES
@@ -196,7 +203,9 @@ def earlier_stages(
         stage = load_settings(path, [text for text in inner if not text.startswith(("t1.", "t2."))], root)
         checkpoint = finished_checkpoint(stage, output)
         if checkpoint is not None:
-            warn_of_changes(checkpoint, load_checkpoint(checkpoint), stage)
+            state = load_checkpoint(checkpoint)
+            refuse_other_data(checkpoint, state, stage, load_splits(stage.data_cfg, pose_skeleton(stage).num_joints))
+            warn_of_changes(checkpoint, state, stage)
         else:
             _check_handover(settings, stage, name, path)
             train_config(stage, world, output, inner, root, trust)
@@ -272,7 +281,6 @@ def train_config(
         weights = load_checkpoint(path, trust)["model"]
         load_stage(run.network, weights, path, prefixes=run.method.stages[name], optional=run.method.optional)
     if world.main:
-        write_text(run.folder / "config.yaml", resolved_text(settings))
         trained = sum(p.numel() for p in run.network.parameters() if p.requires_grad)
         log.info(
             "%s: %d training sequences of %d labels, %d for validation; %s parameters to train",

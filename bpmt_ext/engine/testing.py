@@ -18,7 +18,7 @@ from bpmt_ext.engine.checkpoint import checkpoint_path, load_checkpoint, load_we
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.inference import embed
 from bpmt_ext.engine.logs import log, write_json, write_text, written_whole
-from bpmt_ext.engine.parts import Run, classifies
+from bpmt_ext.engine.parts import Run, classifies, warn_of_known
 from bpmt_ext.engine.preparation import check_channels, check_input
 from bpmt_ext.engine.stages import build_run, check_protocol, load_data, protocol_rule, run_folder
 from bpmt_ext.metrics.protocols import evaluate
@@ -59,7 +59,12 @@ def test_config(
     load_weights(run.network, state["model"], path, strict=e.restore_ckpt_strict)
     check_channels(run, splits.test)
     check_input(run, splits.test, "evaluator_cfg")
-    more = {"checkpoint": hint, "other_checkpoint": both} if both else {}
+    engine = state.get("engine")
+    seed = engine.get("seed") if isinstance(engine, Mapping) else None  # of the training, whatever is asked for now
+    more = {"seed": seed} if isinstance(seed, int) else {}
+    more |= {"checkpoint": hint, "other_checkpoint": both} if both else {}
+    if world.main and not classifies(settings):
+        warn_of_known(path, state, settings, splits)
     return score(run, iteration=int(state.get("iteration", 0)), write=world.main, more=more)
 
 
