@@ -216,6 +216,11 @@ def test_what_cannot_be_mixed_is_refused(walkers: Path, jobs: list, capsys: pyte
         "both has 3 stages": ["--cfgs", "both.yaml", "--iterations", "2", "--out", "x"],
         "is no budget file": ["--cfgs", "new=net.yaml", "--minutes", "1", "--budget-from", "net.yaml", "--out", "x"],
     }
+    both = ["--cfgs", "both.yaml", "--fold", "0", "--iterations", "3", "--out", "b"]
+    assert run(*both) == 0
+    shutil.copy("data/folds/fold1.json", "own.json")
+    assert run(*both, "--opts", "t1.data_cfg.dataset_partition=own.json") == 2
+    assert "both was trained on other sequences than there are now" in capsys.readouterr().err
     done = len(jobs)
     for sentence, line in told.items():
         capsys.readouterr()
@@ -327,6 +332,14 @@ def test_a_budget_is_spent_in_proportion_or_by_shares() -> None:
         allot(100, rows, {"t1": 0.5, "t2": 0.5})
 
 
+def test_an_edited_config_does_not_go_on_from_what_another_left(walkers: Path, jobs: list) -> None:
+    for lr in (0.002, 0.5):
+        Path("own.yaml").write_text(f"base: net.yaml\noptimizer_cfg: {{lr: {lr}}}\n")
+        shutil.rmtree("out/cells", ignore_errors=True)  # it was killed before it had a result
+        assert run("--cfgs", "own.yaml", "--fold", "0", "--iterations", "2") == 0
+    assert jobs[0]["opts"] == jobs[1]["opts"] and jobs[0]["digest"] != jobs[1]["digest"]
+
+
 def test_a_grid_over_configs(walkers: Path) -> None:
     Path("axes.yaml").write_text(
         "trainer_cfg.seed: [1]\nwidth: {model_cfg.width: [16, 32]}\n"
@@ -367,6 +380,11 @@ def test_what_makes_a_method_is_what_it_says(walkers: Path) -> None:
                   "data_cfg.missing_labels=warn", "evaluator_cfg.metric=cos", "model_cfg.stages.t1=null"):
         assert of(other) != plain, other
     assert of("trainer_cfg.total_iter=7", variant="untrained") == of(variant="untrained")
+    known = set()
+    for what in (b"one", b"two"):  # a stage that is a file is what it holds
+        Path("t1.pt").write_bytes(what)
+        known.add(of("model_cfg.stages.t1=t1.pt", "model_cfg.stages.t2=null")["t1.sha256"])
+    assert len(known) == 2
 
 
 def test_means_over_seeds_then_spread_over_folds() -> None:

@@ -14,9 +14,11 @@ from bpmt_ext.config import configs_folder, load_settings
 from bpmt_ext.data.exchange import ExchangedBodies, bone_paths
 from bpmt_ext.data.pickles import write_pickle
 from bpmt_ext.data.sequences import Reader, Record, SequenceSet
-from bpmt_ext.engine.comparability import _Loader
+from bpmt_ext.engine import stages
+from bpmt_ext.engine.comparability import Case, _Loader
 from bpmt_ext.engine.distributed import World
 from bpmt_ext.engine.stages import build_run, load_data
+from bpmt_ext.engine.yardstick import yardstick_cell
 from bpmt_ext.errors import UserError
 from bpmt_ext.skeletons import SKELETONS, Skeleton, get_skeleton
 
@@ -133,7 +135,9 @@ def test_names_that_look_made_up_are_told_apart_or_refused() -> None:
         ExchangedBodies(called("a", "b", "a~b"), KINECT, 2, 0)
 
 
-def test_the_shipped_config_trains_on_them_and_tests_on_the_recorded(tmp_path: Path) -> None:
+def test_the_shipped_config_trains_on_them_and_tests_on_the_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = people(5)
     for record in made.records:
         path = tmp_path / record.place / "walk.pkl"
@@ -151,6 +155,12 @@ def test_the_shipped_config_trains_on_them_and_tests_on_the_recorded(tmp_path: P
     load = _Loader()  # what a comparison calls the same training data: the recorded
     plain = load_settings(configs_folder() / "bpmt/bpmt_kinectgait.yaml", [*given, "data_cfg.exchanged_bodies=0"])
     assert load(config) is load(plain) and len(load(config).train) == 6
+    with monkeypatch.context() as patched:  # as does a yardstick, whose method's config this only happens to be
+        patched.setattr(stages, "ExchangedBodies", None)
+        yardstick_cell(tmp_path / "yard", "bones", "bone_lengths", Case("split", None, None, {"K": None}), config)
+    (tmp_path / "split.json").write_text(json.dumps({"TRAIN_SET": [], "TEST_SET": ["p3", "p4"]}))
+    assert len(load_data(config).train) == 0 and len(load_data(config).test) == 4  # a list for tests alone
+    (tmp_path / "split.json").write_text(json.dumps(split))
     actions = load_settings(configs_folder() / "bpmt/bpmt_nwucla.yaml", given)
     with pytest.raises(UserError, match="exchanged_bodies: the labels are classes, not people"):
         load_data(actions)

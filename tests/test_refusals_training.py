@@ -226,7 +226,7 @@ CASES: dict[str, tuple[Act, str]] = {
     "no step left": (resumed(f"trainer_cfg.restore_hint={PLACE}/net-00002.pt"), "its schedule has 0 of 2 iter"),
     "a longer training": (resumed("trainer_cfg.total_iter=1"), "belongs to a training of 2 iterations, trainer_cfg"),
     "figures in words": (resumed(engine={"tracker": 3}), "what it says of its training is damaged ("),
-    "other people": (resumed("data_cfg.train_sequences=1"), "net-00002.pt: was trained or validated on other sequences"),
+    "other people": (resumed("data_cfg.train_sequences=1"), "net-00002.pt: was trained or validated on other seq"),
     "other settings": (resumed("model_cfg.dropout=0.5"), "net-00002.pt: was trained with other settings (model_cfg"),
     "two places": (parted, "the processes see different checkpoints and would begin with net at iteration 0, net at"),
     # what is recognised
