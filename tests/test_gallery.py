@@ -299,7 +299,32 @@ def test_the_threshold_lets_through_no_more_trials_than_asked(found: list[float]
         assert (scale.distances <= threshold).sum() + 1 > scale.level(far) * (len(found) + 1)
     else:
         assert threshold == scale.distances[0] and "too few" in scale.notes(far)[0]
-    assert scale.as_near(-1) == 1 / (len(found) + 1) and scale.as_near(11) == 1
+    share = (1 + (scale.distances <= threshold).sum()) / (len(found) + 1)
+    assert scale.level(scale.as_near(threshold)) == pytest.approx(share, abs=1e-12) and scale.as_near(11) == 1
+    assert scale.as_near(-1) == scale.least() and scale.rate(far) >= far
+    for distance in scale.distances[scale.distances < threshold]:  # never accepted, yet said to be likelier than asked
+        assert scale.as_near(distance) <= far + 1e-9
+
+
+@pytest.mark.parametrize(("names", "own", "trials", "least"), [
+    (2, 6, 6, 1 - (1 - 1 / 7) ** 2), (2, 19, 19, 1 - 0.95**2), (10, 20, 20, 1 - (20 / 21) ** (10 / 9)), (1, 0, 9, 0.1),
+])  # fmt: skip
+def test_the_rate_told_is_that_of_strangers_not_of_trials(names: int, own: int, trials: int, least: float) -> None:
+    """A stranger meets every name, a trial one fewer."""
+    scale = Calibration(np.linspace(1, 2, trials), names, own, names)
+    assert scale.rate(1e-3) == scale.as_near(0.5) == pytest.approx(least)
+    assert f"good for about {least:.1%}" in scale.notes(1e-3)[0]
+    assert scale.rate(least + 1e-6) == least + 1e-6 and not scale.enough(least - 1e-6)
+
+
+@pytest.mark.parametrize(("names", "own", "needed"),
+                         [(2, 1, 199), (5, 1, 124), (10, 1, 111), (100, 1, 101), (1, 0, 99)])
+def test_as_many_trials_as_are_said_to_be_needed_are_enough(names: int, own: int, needed: int) -> None:
+    """The numbers for 1 % of docs/people.md."""
+    scales = [Calibration(np.arange(count, dtype=float), names, own * count, names) for count in (needed - 1, needed)]
+    assert [scale.needed(0.01) for scale in scales] == [needed, needed]
+    assert [scale.enough(0.01) for scale in scales] == [False, True]
+    assert f"(it takes {needed})" in scales[0].notes(0.01)[0] and scales[1].threshold(0.01) == 0
 
 
 @pytest.mark.parametrize("far", [0.02, 0.05, 0.2])

@@ -90,7 +90,7 @@ def test_the_table_never_names_without_distance_and_threshold(capsys: pytest.Cap
     for one in told["people"]:
         (line,) = [line for line in text.splitlines() if line.startswith(one["source"])]
         assert limit in line and f"{one['ranked'][0]['distance']:.4g}" in line and one["answer"] in line
-    assert "too few" in text and "good for 11.1% only" in text and "strangers as near" in text
+    assert "too few" in text and "good for 14.5% only" in text and "strangers as near" in text
     assert told["people"][0]["answer"] in ("p2", "unknown")
 
 

@@ -7,7 +7,8 @@ they are trials too.
 
 With T trials the threshold is the k-th smallest of them, k = floor(a (T + 1)): a new stranger comes nearer with a
 probability of at most a (exchangeable trials; Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World",
-2005). An entry meets the N - 1 other names where a stranger meets N: a = 1 - (1 - far)^((N - 1) / N).
+2005). An entry meets the N - 1 other names where a stranger meets N: a = 1 - (1 - far)^((N - 1) / N). The other way
+round, a share s of the trials stands for strangers who come that near with a probability of 1 - (1 - s)^(N / (N - 1)).
 """
 
 from __future__ import annotations
@@ -42,6 +43,14 @@ class Calibration:
         """The share of trials that may lie below the threshold."""
         return 1 - (1 - far) ** ((self.names - 1) / self.names) if self.own else far
 
+    def _of_strangers(self, share: float) -> float:
+        """The false-accept rate that a share of the trials stands for: the inverse of `level`."""
+        return 1 - (1 - share) ** (self.names / (self.names - 1)) if self.own else share
+
+    def needed(self, far: float) -> int:
+        """The fewest trials that are enough for that rate."""
+        return math.ceil(1 / self.level(far) - 1e-9) - 1
+
     def threshold(self, far: float) -> float | None:
         """A distance below it is an acceptance; None without any trial. See `enough`."""
         if not len(self.distances):
@@ -51,17 +60,22 @@ class Calibration:
 
     def enough(self, far: float) -> bool:
         """Whether there are trials enough to speak of that rate."""
-        return self.level(far) * (len(self.distances) + 1) >= 1
+        return len(self.distances) >= self.needed(far)
 
     def as_near(self, distance: float) -> float | None:
-        """How often a stranger comes this near: (1 + trials that did) / (1 + trials)."""
+        """How often a stranger comes this near, from (1 + trials that did) / (1 + trials)."""
         if not len(self.distances):
             return None
-        return float((1 + np.searchsorted(self.distances, distance, "right")) / (1 + len(self.distances)))
+        near = int(np.searchsorted(self.distances, distance, "right"))
+        return self._of_strangers((1 + near) / (1 + len(self.distances)))
+
+    def least(self) -> float:
+        """The least false-accept rate that there are trials enough for."""
+        return self._of_strangers(1 / (1 + len(self.distances)))
 
     def rate(self, far: float) -> float:
         """The false-accept rate that the threshold stands for: what was asked, or the least that the trials allow."""
-        return far if self.enough(far) else min(1.0, 1 / (len(self.distances) + 1))
+        return far if self.enough(far) else self.least()
 
     def notes(self, far: float) -> list[str]:
         """What has to be said about the threshold."""
@@ -72,8 +86,8 @@ class Calibration:
         out = []
         if not self.enough(far):
             out.append(f"{trials} impostor trials are too few for a false-accept rate of {far:.2%} (it takes "
-                       f"{math.ceil(1 / self.level(far)) - 1}): the threshold is the nearest that any of them came, "
-                       f"good for about {self.rate(far):.1%}")  # fmt: skip
+                       f"{self.needed(far)}): the threshold is the nearest that any of them came, good for about "
+                       f"{self.rate(far):.1%}")  # fmt: skip
         if self.people < FEW_PEOPLE:
             out.append(f"the threshold rests on {self.people} people only: take it for a rough guess")
         if self.distances[0] <= 1e-3 * float(np.median(self.distances)):
@@ -123,6 +137,7 @@ def _measure(gallery: Gallery) -> dict[str, Any]:
 def _read(values: dict[str, Any], path: Any) -> Calibration:
     distances, counts = values.get("distances"), [values.get(key) for key in ("names", "own", "people")]
     sound = isinstance(distances, list) and all(type(x) is float and math.isfinite(x) for x in distances)
-    if not sound or not all(type(x) is int and x >= 0 for x in counts):
+    sound = sound and all(type(x) is int and x >= 0 for x in counts)
+    if not sound or (counts[1] and counts[0] < 2):  # a single name is no stranger to anybody
         raise UserError(f"{path}: is damaged; delete this file, it is measured anew")
     return Calibration(np.sort(np.array(distances, dtype=np.float64)), *counts)  # type: ignore[arg-type]
