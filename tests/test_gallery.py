@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -365,6 +366,39 @@ def test_a_walk_under_two_names_is_told(tmp_path: Path) -> None:
     told, embeddings = everything(whole)
     whole.add([Entry("double", "a", "1", 30, "2026-01-02")], embeddings[:1])
     assert any("copy under another name" in note for note in calibration(whole).notes(0.05))
+
+
+def test_a_copy_under_the_same_name_is_left_out(tmp_path: Path) -> None:
+    whole = filled(tmp_path, 2, 2)
+    told, embeddings = everything(whole)
+    (again,), near = told[:1], embeddings[0] * np.float32(1 + 1e-5)  # as another batch would give it
+    longer, other = replace(again, frames=99), replace(again, name="other")
+    walks = [again, longer, longer, again, other]
+    values = np.stack([near, near, near, embeddings[1], embeddings[0]])
+    assert whole.add(walks, values).tolist() == [False, True, False, True, True]
+    found, rest = everything(Gallery.open(tmp_path))
+    assert found == [*told, longer, again, other] and np.array_equal(rest[4:], values[[1, 3, 4]])
+    state = inside(tmp_path)
+    assert whole.add([again], embeddings[:1]).tolist() == [False] and inside(tmp_path) == state
+
+
+def test_copies_of_before_stay_and_are_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Galleries may hold copies, and a calibration that counted them, from when they were not looked for."""
+    whole = filled(tmp_path, 3, 2)
+    once = calibration(whole)
+    told, embeddings = everything(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery.Seen, "again", lambda *_: False)
+        assert whole.add(told, embeddings).all()
+        assert len(calibration(whole).distances) == 12  # as it was measured then
+    path = tmp_path / "calibration.json"
+    damage(path, lambda values: values.pop("rule"))
+    whole = Gallery.open(tmp_path)
+    assert len(whole) == 12 and whole.people() == dict.fromkeys(["person000", "person001", "person002"], 4)
+    scale = calibration(whole)
+    assert (scale.own, scale.names, scale.people) == (6, 3, 3)
+    np.testing.assert_allclose(scale.distances, once.distances, rtol=1e-6)
+    assert len(json.loads(path.read_text())["distances"]) == 6  # and kept so
 
 
 def test_large_galleries_are_measured_by_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

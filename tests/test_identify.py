@@ -236,6 +236,20 @@ def test_the_list_and_the_deletion(home: Path, capsys: pytest.CaptureFixture, tm
     assert len(json.loads((tmp_path / "g" / "calibration.json").read_text())["distances"]) == 6  # measured anew
 
 
+def test_a_walk_is_enrolled_once(home: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    shutil.copytree(home / "g", tmp_path / "g")
+    saved(tmp_path / "renamed.pkl", walk(23, 1, 0))
+    line = ["enroll", "--gallery", str(tmp_path / "g"), "--name", "p3"]
+    assert main([*line, str(tmp_path / "renamed.pkl"), "w3_2.pkl", "w3_2.pkl"]) == 0
+    told = capsys.readouterr()
+    assert "4 people, 9 entries, 3 of p3" in told.out and told.out.count("enrolled p3: w3_2.pkl") == 1
+    copies = [text for text in told.err.splitlines() if "a copy of a walk that is enrolled as p3 already" in text]
+    assert len(copies) == 2 and "renamed.pkl" in copies[0] and "w3_2.pkl" in copies[1]
+    assert main([*line, "w3_2.pkl"]) == 0  # nothing new, told, no fault
+    told = capsys.readouterr()
+    assert "left out, a copy" in told.err and "enrolled p3" not in told.out and "3 of p3" in told.out
+
+
 WRONG = {
     "enroll --gallery new --name a w0_0.pkl": "give --cfgs CONFIG",
     "enroll --gallery g --name unknown w0_0.pkl": "--name 'unknown'",

@@ -2,8 +2,8 @@
 
 An impostor trial is a walk of somebody who is not in the gallery, and the distance of the nearest entry to it: what
 decides whether a stranger is taken for somebody. Enrolled people serve as strangers to the others: each entry is
-compared with the entries of all other names. Where `--calibrate` has put walks of validation people beside the gallery,
-they are trials too.
+compared with the entries of all other names, copies of a walk but once. Where `--calibrate` has put walks of validation
+people beside the gallery, they are trials too.
 
 With T trials the threshold is the k-th smallest of them, k = floor(a (T + 1)): a new stranger comes nearer with a
 probability of at most a (exchangeable trials; Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World",
@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from bpmt_ext.errors import UserError
-from bpmt_ext.identify.gallery import CALIBRATION, Gallery
+from bpmt_ext.identify.gallery import CALIBRATION, Gallery, Seen
 from bpmt_ext.identify.search import search
 from bpmt_ext.jsonfiles import read_json
 
 TRIALS = (200, 2000)  # at least and at most, of a gallery that has more entries
 _PAIRS = 1e8  # comparisons that a large gallery's trials may take
 TRIES = 5
+RULE = 2  # of what counts as a trial; what an earlier one measured is measured anew. 1 counted copies
 FEW_PEOPLE = 20  # below, the trials say more of these people than of people
 
 
@@ -102,7 +103,9 @@ def calibration(gallery: Gallery) -> Calibration:
     if path.is_file():
         values = read_json(path)
         if values.get("revision") == gallery.revision:
-            return _read(values, path)
+            found = _read(values, path)
+            if values.get("rule") == RULE:
+                return found
     for _ in range(TRIES):
         revision = gallery.revision
         values = gallery.consistent(lambda: _measure(gallery))
@@ -119,19 +122,21 @@ def _measure(gallery: Gallery) -> dict[str, Any]:
     if len(names) < 2:
         trials = 0
     wanted = np.unique(np.linspace(0, count - 1, trials).round().astype(np.int64)) if trials else np.empty(0, np.int64)
-    own, whose = [], []
+    own, whose, seen = [], [], Seen()
     for block in gallery.blocks() if trials else ():
         rows = wanted[(wanted >= block.start) & (wanted < block.start + len(block.entries))] - block.start
-        own.append(block.embeddings[rows])
-        whose += [block.entries[i].name for i in rows]
-    found = [] if not trials else search(gallery, np.concatenate(own), top=1, leave_out=whose)
+        for i in rows:
+            if not seen.again(block.entries[i], block.embeddings[i]):
+                own.append(block.embeddings[i].copy())
+                whose.append(block.entries[i].name)
+    found = [] if not trials else search(gallery, np.stack(own), top=1, leave_out=whose)
     distances = [row[0].distance for row in found if row]
     people = len(set(whose))
     if gallery.strangers is not None and names:
         strangers = np.concatenate([block.embeddings for block in gallery.blocks([gallery.strangers])])
         distances += [row[0].distance for row in search(gallery, strangers, top=1)]
         people += int(gallery.strangers.get("people", 1))
-    return {"distances": sorted(distances), "names": len(names), "own": len(found), "people": people}
+    return {"rule": RULE, "distances": sorted(distances), "names": len(names), "own": len(found), "people": people}
 
 
 def _read(values: dict[str, Any], path: Any) -> Calibration:

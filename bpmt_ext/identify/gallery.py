@@ -33,12 +33,13 @@ from bpmt_ext.engine.logs import log
 from bpmt_ext.errors import UserError
 from bpmt_ext.identify.files import LOCK, Lock, locked, temporary, write_whole
 from bpmt_ext.jsonfiles import read_json
-from bpmt_ext.regular import open_regular
+from bpmt_ext.regular import open_regular, read_regular
 
 KIND, FORMAT = "bpmt gallery", 1
 INDEX, MODEL, SHARDS, CALIBRATION = "gallery.json", "model", "shards", "calibration.json"
 SHARD_ENTRIES = 1 << 14
 BLOCK_BYTES = 1 << 24  # of embeddings that are in memory at a time
+COPY = 1e-3  # of an embedding's largest number: batches and devices change less, another walk far more
 _TRIES = 5
 T = TypeVar("T")
 
@@ -63,6 +64,21 @@ class Block:
     entries: Sequence[Entry]
 
 
+class Seen:
+    """The walks met so far, to tell copies by: the same name, as many frames, the same embedding."""
+
+    def __init__(self) -> None:
+        self._walks: dict[tuple[str, int], list[np.ndarray]] = {}
+
+    def again(self, entry: Entry, embedding: np.ndarray) -> bool:
+        """Whether this walk, embedding (d, p), was met before; from now on it was."""
+        known = self._walks.setdefault((entry.name, entry.frames), [])
+        if any(np.abs(other - embedding).max() <= COPY * np.abs(embedding).max() for other in known):
+            return True
+        known.append(embedding.copy())  # a view would keep its whole block in memory
+        return False
+
+
 class _VanishedError(UserError):
     """A file of the state that is being read is no longer there: another process's change, or the user is told."""
 
@@ -75,6 +91,7 @@ class Gallery:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._stored: dict[str, frozenset[str]] = {}  # the names in shards that were written here
         self.reload()
 
     @staticmethod
@@ -243,6 +260,7 @@ class Gallery:
         rows = [[e.name, e.source, e.track, e.frames, e.added] for e in entries]
         write_whole(stem.with_suffix(".safetensors"), safetensors.numpy.save({"embeddings": embeddings}))
         write_whole(stem.with_suffix(".json"), _json({"crc32": zlib.crc32(embeddings.data), "entries": rows}))
+        self._stored[shard["id"]] = frozenset(entry.name for entry in entries)
         return shard
 
     def _commit(self, shards: list[dict[str, Any]], strangers: dict[str, Any] | None, lock: Lock) -> None:
@@ -265,13 +283,40 @@ class Gallery:
             for path in filter(temporary, folder.iterdir()):
                 path.unlink(missing_ok=True)
 
-    def add(self, entries: Sequence[Entry], embeddings: np.ndarray) -> None:
-        """Enroll walks: embeddings (m, d, p). What other processes enroll at the same time stays."""
+    def _may_hold(self, shard: Mapping[str, Any], names: set[str]) -> bool:
+        """Whether some of these names may stand in a shard, which is not read as JSON for it: a million take long."""
+        if shard["id"] in self._stored:
+            return not self._stored[shard["id"]].isdisjoint(names)
+        path = self.folder / SHARDS / f"{shard['id']}.json"
+        if not path.exists():
+            return True  # whoever reads it tells
+        text = read_regular(path)
+        return any(_json(name).strip() in text for name in names)
+
+    def _copies(self, entries: Sequence[Entry], embeddings: np.ndarray) -> np.ndarray:
+        """(m,) bool: which of these walks are enrolled already, or stand before in the list."""
+        seen, wanted = Seen(), {(entry.name, entry.frames) for entry in entries}
+        names = {name for name, _ in wanted}
+        for block in self.blocks(shard for shard in self.shards if self._may_hold(shard, names)):
+            for entry, embedding in zip(block.entries, block.embeddings, strict=True):
+                if (entry.name, entry.frames) in wanted:
+                    seen.again(entry, embedding)
+        return np.array([seen.again(*walk) for walk in zip(entries, embeddings, strict=True)])
+
+    def add(self, entries: Sequence[Entry], embeddings: np.ndarray) -> np.ndarray:
+        """Enroll walks: embeddings (m, d, p) -> (m,) bool, which went in; a copy of one that its name has does not.
+
+        What other processes enroll at the same time stays.
+        """
         if embeddings.shape != (len(entries), *self.shape) or not len(entries):
             raise ValueError(f"{len(entries)} entries of {self.shape}, embeddings {embeddings.shape}")
         with locked(self.folder) as lock:
             self.reload()
-            shards, new, values = list(self.shards), list(entries), [embeddings]
+            fresh = ~self._copies(entries, embeddings)
+            if not fresh.any():
+                return fresh
+            new, values = [entry for entry, is_new in zip(entries, fresh, strict=True) if is_new], [embeddings[fresh]]
+            shards = list(self.shards)
             # the last shards are merged while they are no larger: each entry moves a logarithmic number of times
             while shards and shards[-1]["entries"] <= len(new) and shards[-1]["entries"] + len(new) <= SHARD_ENTRIES:
                 before, own = self._load(shards.pop())
@@ -280,6 +325,7 @@ class Gallery:
             for at in range(0, len(new), SHARD_ENTRIES):
                 shards.append(self._store(new[at : at + SHARD_ENTRIES], whole[at : at + SHARD_ENTRIES]))
             self._commit(shards, self.strangers, lock)
+            return fresh
 
     def remove(self, name: str) -> int:
         """Delete a person; returns how many entries went. UserError if nobody has that name."""

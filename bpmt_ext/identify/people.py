@@ -66,6 +66,8 @@ def enroll(folder: Path, name: str, paths: Sequence[Path], *, model: Callable[[]
            track: str | None = None) -> int:  # fmt: skip
     """Put a person's walks into a gallery, which is made where there is none; prints what went in.
 
+    A copy of a walk that the person has already is left out, and told.
+
     model: gives the network of --cfgs; the gallery's own where left out. track: which one of each file's people.
     """
     name = plain_name(name)
@@ -83,10 +85,14 @@ def enroll(folder: Path, name: str, paths: Sequence[Path], *, model: Callable[[]
         check_same(gallery, network)  # another process may have been quicker
         log.warning("%s: %s", folder, CONSENT)
     today = date.today().isoformat()
-    gallery.add([Entry(name, _origin(walk.source), _printable(walk.track), len(walk.pose), today) for walk in walks],
-                embeddings)  # fmt: skip
+    fresh = gallery.add([Entry(name, _origin(walk.source), _printable(walk.track), len(walk.pose), today)
+                         for walk in walks], embeddings)  # fmt: skip
     people = gallery.people()
-    sys.stdout.write("".join(f"enrolled {name}: {_told(walk)}\n" for walk in walks))
+    for walk, is_new in zip(walks, fresh, strict=True):
+        if is_new:
+            sys.stdout.write(f"enrolled {name}: {_told(walk)}\n")
+        else:
+            log.warning("%s: left out, a copy of a walk that is enrolled as %s already", _printable(walk.name), name)
     sys.stdout.write(f"{folder}: {_sizes(len(people), people.total())}, {people[name]} of {name}\n")
     return 0
 
