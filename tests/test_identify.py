@@ -217,6 +217,16 @@ def test_validation_people_calibrate(home: Path, tmp_path: Path, capsys: pytest.
     assert main(["gallery", "--gallery", str(tmp_path / "g"), "--calibrate"]) == 0
     scale = json.loads((tmp_path / "g" / "calibration.json").read_text())
     assert scale["own"] == 8 and len(scale["distances"]) == 16 and scale["people"] == 6  # 2 of 6 are held out
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "took 8 walks of 2 validation people as strangers"
+    assert told[1] == ("the threshold rests on 16 impostor trials of 6 people: 8 enrolled and 8 strangers' walks, good "
+                       "for a false-accept rate of 7.8% or more")  # fmt: skip
+    assert told[2].startswith("note: the threshold rests on 6 people only") and "4 people, 8 entries" in told[3]
+    for name in ("p0", "p1", "p2", "p3"):
+        assert main(["gallery", "--gallery", str(tmp_path / "g"), "--remove", name]) == 0
+    capsys.readouterr()
+    assert main(["gallery", "--gallery", str(tmp_path / "g"), "--calibrate"]) == 0
+    assert "nobody is enrolled yet, so that there is no threshold" in capsys.readouterr().out
     line = f"gallery --gallery {tmp_path / 'g'} --calibrate --opts"
     assert "data_cfg.dataset_root" in refused(capsys, f"{line} data_cfg.dataset_root=nowhere")
     assert "holds nobody out" in refused(capsys, f"{line} data_cfg.validation=0.0")

@@ -50,7 +50,7 @@ class Calibration:
 
     def needed(self, far: float) -> int:
         """The fewest trials that are enough for that rate."""
-        return math.ceil(1 / self.level(far) - 1e-9) - 1
+        return math.ceil(1 / self.level(far) - 1e-6) - 1
 
     def threshold(self, far: float) -> float | None:
         """A distance below it is an acceptance; None without any trial. See `enough`."""

@@ -195,8 +195,11 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def add_strangers(gallery: Gallery, model: Model) -> None:
-    """Embed the config's validation people and keep that beside the gallery, nameless, as impostors."""
+def add_strangers(gallery: Gallery, model: Model) -> tuple[int, int]:
+    """Embed the config's validation people and keep that beside the gallery, nameless, as impostors.
+
+    They take the place of earlier ones. Returns how many walks of how many people.
+    """
     settings = model.settings
     val = load_data(settings).val
     if not len(val):
@@ -205,6 +208,17 @@ def add_strangers(gallery: Gallery, model: Model) -> None:
     found = embed(model.run, val, progress=False).embeddings
     rows = np.unique(np.linspace(0, len(found) - 1, min(len(found), TRIALS[1])).round().astype(np.int64))
     gallery.keep_strangers(found[rows], len(val.label_set))
+    return len(rows), len(val.label_set)
+
+
+def _rests(scale: Calibration) -> str:
+    """What a threshold rests on, for people to read."""
+    trials = len(scale.distances)
+    if not trials:
+        return "nobody is enrolled yet, so that there is no threshold\n"
+    told = (f"the threshold rests on {trials} impostor trials of {scale.people} people: {scale.own} enrolled and "
+            f"{trials - scale.own} strangers' walks, good for a false-accept rate of {scale.least():.1%} or more")
+    return "".join(f"{line}\n" for line in (told, *(f"note: {note}" for note in scale.notes(scale.least()))))
 
 
 def manage(folder: Path, *, remove: str | None = None, calibrate: bool = False, opts: Sequence[str] = ()) -> int:
@@ -214,9 +228,11 @@ def manage(folder: Path, *, remove: str | None = None, calibrate: bool = False, 
         gone = gallery.remove(plain_name(remove))
         sys.stdout.write(f"removed {plain_name(remove)}: {gone} entries\n")
     if calibrate:
-        add_strangers(gallery, open_model(gallery, opts))
+        walks, strangers = add_strangers(gallery, open_model(gallery, opts))
+        sys.stdout.write(f"took {walks} walks of {strangers} validation people as strangers\n")
     if remove is not None or calibrate:
-        calibration(gallery)
+        scale = calibration(gallery)
+        sys.stdout.write(_rests(scale) if calibrate else "")
     rows: dict[str, list[Entry]] = {}
 
     def listed() -> None:
