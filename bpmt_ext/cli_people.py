@@ -126,8 +126,8 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
 def _add_poses(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("poses", nargs="+", type=Path, metavar="POSES",
-        help="files or folders: MMPose, RTMPose, OpenPose, AlphaPose and COCO JSON, Gait3D and GREW text, CSV, .npz, "
-        ".npy, .pkl, .skeleton, .mat; or videos")
+        help="files, folders of frames, or folders of these (all in it): MMPose, RTMPose, OpenPose, AlphaPose and COCO "
+        "JSON, Gait3D and GREW text, CSV, .npz, .npy, .pkl, .skeleton, .mat; or videos")
     add("--joint-format", metavar="NAME", help="the joint format of the files, where they do not tell it")
     add("--min-frames", type=partial(_whole, least=1), default=15, metavar="N",
         help="leave out tracks with fewer frames (default: %(default)s)")

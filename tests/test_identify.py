@@ -21,7 +21,7 @@ from bpmt_ext.engine.embed import embed_walks, load_model, windows
 from bpmt_ext.errors import UserError
 from bpmt_ext.identify.gallery import Gallery
 from bpmt_ext.identify.model import open_model
-from bpmt_ext.identify.poses import Walk, mapped, read_walks, together
+from bpmt_ext.identify.poses import Walk, mapped, read_walks, together, walk_paths
 from bpmt_ext.skeletons import get_skeleton, joint_mapping
 
 COCO, OPENPOSE = get_skeleton("coco17"), get_skeleton("openpose18")
@@ -260,6 +260,64 @@ def test_a_walk_is_enrolled_once(home: Path, capsys: pytest.CaptureFixture, tmp_
     assert "left out, a copy" in told.err and "enrolled p3" not in told.out and "3 of p3" in told.out
 
 
+def test_a_folder_stands_for_all_its_walks(tmp_path: Path) -> None:
+    """Each format in a folder of its own, and files of each beside; frames of a walk are no walks."""
+    pose = walk(20)[:20]
+    made = [FORMATS[name](tmp_path, pose) for name in ("openpose", "alphapose", "gait3d text")]
+    assert [walk_paths(path) for path in made] == [[path] for path in made]
+    deep = tmp_path / "0_a" / "cam10"
+    deep.mkdir(parents=True)
+    for name in ("mmpose", "coco results", "npz"):
+        made.append(FORMATS[name](tmp_path, pose))
+        made.append(FORMATS[name](deep, pose))
+    made += [saved(tmp_path / "0_a" / "cam9.pkl", pose), saved(tmp_path / "w10.pkl", pose)]
+    (tmp_path / ".hidden").mkdir()
+    for beside in (saved(tmp_path / ".hidden" / "a.pkl", pose), saved(tmp_path / "._a.pkl", pose)):
+        assert beside not in made
+    (tmp_path / "notes.txt").write_text("x")
+    (deep / "back").symlink_to(tmp_path)  # no walk twice, and an end
+    found = walk_paths(tmp_path)
+    assert sorted(found) == sorted(made) and walk_paths(tmp_path / "w10.pkl") == [tmp_path / "w10.pkl"]
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names[:2] == ["0_a/cam9.pkl", "0_a/cam10/a.json"] and names[-1] == "w10.pkl"
+    for path in found:
+        assert len(read_walks(path, COCO)) == 1
+
+
+@pytest.mark.parametrize(("value", "frames"), [
+    ([], True), ({"people": []}, True), ([{"image_id": "a", "keypoints": [1.0] * 51}] * 2, True),
+    ([{"image_id": k, "keypoints": [1.0] * 51} for k in range(2)], False), ({"skeletons": []}, False),
+    ({"instance_info": [{"instances": []}]}, False), ({"about": "bert"}, False),
+])  # fmt: skip
+def test_frames_are_told_from_walks_by_what_is_in_them(tmp_path: Path, value: object, frames: bool) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.json").write_text(json.dumps(value))
+    (tmp_path / "0.json").write_text("{")  # a frame that is damaged tells nothing
+    files = [tmp_path / f"{number}.json" for number in range(3)]
+    assert walk_paths(tmp_path) == ([tmp_path] if frames else files)
+
+
+def test_a_folder_of_walks_is_enrolled_and_asked(home: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    shutil.copytree(home / "g", tmp_path / "g")
+    bert = tmp_path / "bert"
+    for kind, view in (("a", "v10"), ("a", "v9")):
+        (bert / kind / view).mkdir(parents=True)
+        saved(bert / kind / view / f"{view}.pkl", walk(25, 1, int(view == "v9")))
+    saved(bert / "short.pkl", walk(25)[:9])
+    FORMATS["gait3d text"](bert, walk(25, 1, 2))
+    line = ["--gallery", str(tmp_path / "g")]
+    assert main(["enroll", *line, "--name", "bert", str(bert)]) == 0
+    told = capsys.readouterr()
+    assert [text.split(",")[0] for text in told.out.splitlines()[:3]] == [
+        f"enrolled bert: {bert / name}" for name in ("a/v9/v9.pkl", "a/v10/v10.pkl", "texts")]
+    assert "3 of bert" in told.out and "left out: " in told.err and "short.pkl: the longest track has 9" in told.err
+    whole = Gallery.open(tmp_path / "g")
+    entries = [entry for shard in whole.shards for entry in whole.entries(shard)[0]]
+    assert [entry.source for entry in entries if entry.name == "bert"] == ["a/v9/v9.pkl", "a/v10/v10.pkl", "bert/texts"]
+    assert main(["identify", *line, "--json", "-", str(bert)]) == 0
+    assert [one["ranked"][0]["name"] for one in json.loads(capsys.readouterr().out)["people"]] == ["bert"] * 3
+
+
 WRONG = {
     "enroll --gallery new --name a w0_0.pkl": "give --cfgs CONFIG",
     "enroll --gallery g --name unknown w0_0.pkl": "--name 'unknown'",
@@ -270,6 +328,8 @@ WRONG = {
     "enroll --gallery g --name a --cfgs nix.yaml w0_0.pkl": "nix.yaml",
     "enroll --gallery data --name a --cfgs net.yaml w0_0.pkl": "is no gallery",
     "enroll --gallery g --name a short.pkl": "the longest track has 9 frames",
+    "enroll --gallery g --name a brief": "brief: none of its 2 walks has the 15 frames",
+    "enroll --gallery g --name a bare": "bare: holds no walks (a.txt, in); give files of poses",
     "enroll --gallery g --name a nobody.json": "shows nobody",
     "enroll --gallery g --name a film.mp4": "is a video; give --detector",
     "enroll --gallery g --name a --detector a.onnx film.mp4": "belong together",
@@ -290,6 +350,11 @@ WRONG = {
 def test_wrong_input_is_one_sentence(home: Path, capsys: pytest.CaptureFixture, line: str) -> None:
     if not (home / "short.pkl").exists():
         saved(home / "short.pkl", walk(20)[:9])
+        for name in ("brief", "bare/in"):
+            (home / name).mkdir(parents=True)
+        for name in "ab":
+            saved(home / "brief" / f"{name}.pkl", walk(20)[:9])
+        (home / "bare" / "a.txt").write_text("x")
         saved(home / "penn.pkl", walk(20)[:, :13].copy())
         (home / "nobody.json").write_text(json.dumps({"instance_info": [{"instances": []}] * 3}))
         (home / "film.txt").write_text("x")

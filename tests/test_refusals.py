@@ -193,6 +193,9 @@ def walk(name: str, channels: int = 3) -> poses.Walk:
     return poses.Walk(Path("w"), "1", np.ones((3, joints.num_joints, channels), np.float32), np.arange(3), joints)
 
 
+SHORT: Any = SimpleNamespace(bodies=1, skeleton=get_skeleton("coco17"), channels=3)  # what files are read for
+
+
 def identified(folder: Path) -> None:
     g.made(folder / "g")
     with patch.object(people, "open_model", lambda *_: None):
@@ -382,6 +385,9 @@ CASES: dict[str, tuple[Act, str]] = {
     "four numbers": (lambda _: poses.mapped(walk("coco17"), get_skeleton("coco17"), 4), "has 3 numbers per joint"),
     "no hands": (lambda _: poses.mapped(walk("kinect20"), get_skeleton("ntu25"), 3), "have no "),
     "too short": (lambda _: poses.long_enough([walk("coco17")], 15), "the longest track has 3 frames"),
+    "no walks": (poses.walk_paths, "holds no walks (nothing); give"),
+    "a folder of short walks": (lambda folder: (write_pickle(folder / "a.pkl", np.ones((3, 17, 3), np.float32)),
+                                                list(people.Reading().each(SHORT, folder))), "none of its 1 walks has"),
     "no name": (lambda _: people.plain_name("unknown"), "give a name of 1 to 100"),
     "no config": (lambda folder: people.enroll(folder / "g", "a", [], model=None, reading=people.Reading()), "--cfgs"),
     "no track": (lambda _: people._one([walk("coco17")], Path("w"), "9"), "has no track '9'; its tracks: 1 (3"),

@@ -92,8 +92,8 @@ class Calibration:
         if self.people < FEW_PEOPLE:
             out.append(f"the threshold rests on {self.people} people only: take it for a rough guess")
         if self.distances[0] <= 1e-3 * float(np.median(self.distances)):
-            out.append("an entry has a copy under another name: the same walk seems to be enrolled twice; until one is "
-                       "removed the threshold is of no use")  # fmt: skip
+            out.append("an entry has a copy under another name or among the strangers of --calibrate: the same walk "
+                       "seems to be in twice; until one is removed the threshold is of no use")  # fmt: skip
         return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -21,7 +21,7 @@ from bpmt_ext.errors import UserError
 from bpmt_ext.identify.calibrate import TRIALS, Calibration, calibration
 from bpmt_ext.identify.gallery import Entry, Gallery
 from bpmt_ext.identify.model import check_enrolling, check_same, kept_facts, kept_files, open_model
-from bpmt_ext.identify.poses import MIN_FRAMES, VideoReader, Walk
+from bpmt_ext.identify.poses import MIN_FRAMES, ShortError, VideoReader, Walk, walk_paths
 from bpmt_ext.identify.search import Match, load_faiss, search
 from bpmt_ext.report.tables import text_table
 
@@ -39,10 +39,31 @@ class Reading:
     least: int = MIN_FRAMES
 
     def __call__(self, model: Model, paths: Sequence[Path]) -> list[Walk]:
-        walks, told = read_all(model, paths, joint_format=self.joint_format, video=self.video, least=self.least)
-        for sentence in told:
-            log.warning("%s", sentence)
-        return walks
+        """Everybody in these files, and in all walks of the folders among them."""
+        return [walk for path in paths for found in self.each(model, path) for walk in found]
+
+    def each(self, model: Model, path: Path) -> Iterator[list[Walk]]:
+        """Everybody in a file, or in one walk after the other of a folder; what is too short is left out and told.
+
+        UserError where nothing is left.
+        """
+        files, empty = walk_paths(path), True
+        for file in files:
+            try:
+                walks, told = read_all(model, [file], joint_format=self.joint_format, video=self.video,
+                                       least=self.least)  # fmt: skip
+            except ShortError as error:
+                if files == [path]:
+                    raise
+                log.warning("left out: %s", error)
+                continue
+            for sentence in told:
+                log.warning("%s", sentence)
+            empty = False
+            yield walks
+        if empty:
+            raise UserError(f"{path}: none of its {len(files)} walks has the {self.least} frames that an answer needs; "
+                            "give longer ones, or lower --min-frames")  # fmt: skip
 
 
 def plain_name(text: str) -> str:
@@ -66,7 +87,7 @@ def enroll(folder: Path, name: str, paths: Sequence[Path], *, model: Callable[[]
            track: str | None = None) -> int:  # fmt: skip
     """Put a person's walks into a gallery, which is made where there is none; prints what went in.
 
-    A copy of a walk that the person has already is left out, and told.
+    Of a folder of walks all go in. A copy of a walk that the person has already is left out, and told.
 
     model: gives the network of --cfgs; the gallery's own where left out. track: which one of each file's people.
     """
@@ -78,15 +99,19 @@ def enroll(folder: Path, name: str, paths: Sequence[Path], *, model: Callable[[]
     check_enrolling(network)
     if gallery is not None:
         check_same(gallery, network)
-    walks = [_one(reading(network, [path]), path, track) for path in paths]
+    walks, origins = [], []
+    for path in paths:
+        for found in reading.each(network, path):
+            walks.append(_one(found, found[0].source, track))
+            origins.append(_origin(walks[-1].source, path))
     embeddings = embed_walks(network, walks)
     if gallery is None:
         gallery = Gallery.create(folder, kept_facts(network, embeddings.shape[1:]), kept_files(network))
         check_same(gallery, network)  # another process may have been quicker
         log.warning("%s: %s", folder, CONSENT)
     today = date.today().isoformat()
-    fresh = gallery.add([Entry(name, _origin(walk.source), _printable(walk.track), len(walk.pose), today)
-                         for walk in walks], embeddings)  # fmt: skip
+    fresh = gallery.add([Entry(name, origin, _printable(walk.track), len(walk.pose), today)
+                         for walk, origin in zip(walks, origins, strict=True)], embeddings)  # fmt: skip
     people = gallery.people()
     for walk, is_new in zip(walks, fresh, strict=True):
         if is_new:
@@ -97,9 +122,15 @@ def enroll(folder: Path, name: str, paths: Sequence[Path], *, model: Callable[[]
     return 0
 
 
-def _origin(path: Path) -> str:
-    """A file's name; a folder's with the one above it, since those of sequences are called alike."""
-    return _printable("/".join(path.absolute().parts[-2:]) if path.is_dir() else path.name)
+def _origin(path: Path, given: Path) -> str:
+    """A file's name; a folder's with the one above it, since those of sequences are called alike.
+
+    What lies deeper in the folder that was given is told from there.
+    """
+    inside = path.relative_to(given).parts
+    if len(inside) < 2:
+        inside = path.absolute().parts[-2:] if path.is_dir() else (path.name,)
+    return _printable("/".join(inside))
 
 
 def _told(walk: Walk) -> str:

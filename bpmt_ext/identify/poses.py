@@ -7,6 +7,7 @@ several sequences. Shapes: t frames, v joints, c numbers per joint.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +17,28 @@ import numpy as np
 from bpmt_ext.data.bodies import Track, motion, stacked
 from bpmt_ext.data.poseactions import read_skeleton_text
 from bpmt_ext.data.posearrays import read_npz, with_confidence
-from bpmt_ext.data.posefiles import read_pose_file
-from bpmt_ext.data.posejson import FILE_BYTES, Frames, all_frames, in_order, known_format, load_json, read_people
+from bpmt_ext.data.posefiles import GAIT3D_FRAME, GREW_FRAME, read_pose_file
+from bpmt_ext.data.posejson import (
+    FILE_BYTES,
+    Frames,
+    MalformedError,
+    all_frames,
+    in_order,
+    known_format,
+    load_json,
+    one_frame,
+    read_people,
+)
 from bpmt_ext.data.posepeople import follow
 from bpmt_ext.data.posetexts import index_csv, list_files, natural_key
 from bpmt_ext.errors import UserError
+from bpmt_ext.regular import real_path
 from bpmt_ext.skeletons import Skeleton, get_skeleton, joint_mapping
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
 MIN_FRAMES = 15  # of a track; fewer show no step
 _ARRAYS = (".npz", ".npy", ".pkl")
+_KINDS = (".json", ".csv", ".skeleton", ".mat", *_ARRAYS, *VIDEOS)
 VideoReader = Callable[[Path], Frames]
 
 
@@ -42,6 +55,65 @@ class Walk:
     @property
     def name(self) -> str:
         return f"{self.source}, track {self.track}"
+
+
+class ShortError(UserError):
+    """Nobody in a file has as many frames as it takes."""
+
+
+def walk_paths(path: Path) -> list[Path]:
+    """The walks a path stands for: itself, a file or a folder of frames, or all in a folder of these, however deep.
+
+    In the order of their names. Names that begin with a dot do not count. UserError for a folder without any walk.
+    """
+    if not path.is_dir():
+        return [path]
+    found: list[Path] = []
+    some: list[str] = []
+    visited: set[Path] = set()
+    for root, folders, names in os.walk(path, onerror=_cannot_list, followlinks=True):
+        folder, names = Path(root), [name for name in names if not name.startswith(".")]
+        real = real_path(folder)
+        if real in visited or _of_frames(folder, names):
+            found += [folder] if real not in visited else []
+            folders.clear()
+        else:
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [folder / name for name in names if Path(name).suffix.lower() in _KINDS]
+            some += sorted([*folders, *names])[:3]
+        visited.add(real)  # a link may lead back
+    if not found:
+        raise UserError(f"{path}: holds no walks ({', '.join(some[:3]) or 'nothing'}); give files of poses, or folders "
+                        "of *.json, human_crop_f<frame>.txt or <frame>_2d_pose.txt")  # fmt: skip
+    return sorted(found, key=lambda walk: [natural_key(part) for part in walk.parts])
+
+
+def _cannot_list(error: OSError) -> None:
+    raise error
+
+
+def _of_frames(folder: Path, names: Sequence[str]) -> bool:
+    """Whether the files of a folder are the frames of one walk: by their names, else by the first .json with poses."""
+    if any(GAIT3D_FRAME.fullmatch(name) or GREW_FRAME.fullmatch(name) for name in names):
+        return True
+    texts = (folder / name for name in sorted(names, key=natural_key) if name.lower().endswith(".json"))
+    return next((known for known in map(_is_frame, texts) if known is not None), False)
+
+
+def _is_frame(path: Path) -> bool | None:
+    """Whether a .json is one frame, not a walk; None if it holds no poses."""
+    try:
+        value = load_json(path, FILE_BYTES)
+        if isinstance(value, dict) and "skeletons" in value:
+            return False
+        try:
+            one_frame(value, "")
+        except MalformedError:
+            all_frames(value, "")
+            return False
+    except MalformedError:
+        return None
+    return not isinstance(value, list) or len({str(entry.get("image_id")) for entry in value}) < 2
 
 
 def read_walks(path: Path, own: Skeleton, *, given: Skeleton | None = None, whole: Skeleton | None = None,
@@ -164,13 +236,13 @@ def _mean(joints: np.ndarray, dims: int) -> np.ndarray:
 
 
 def long_enough(walks: Sequence[Walk], least: int) -> tuple[list[Walk], list[str]]:
-    """(the walks with at least so many frames, a sentence for each that has fewer). UserError where none is left."""
+    """(the walks with at least so many frames, a sentence for each that has fewer). ShortError where none is left."""
     kept = [walk for walk in walks if len(walk.pose) >= least]
     short = [walk for walk in walks if len(walk.pose) < least]
     if walks and not kept:
         longest = max(len(walk.pose) for walk in short)
-        raise UserError(f"{walks[0].source}: the longest track has {longest} frames, fewer than the {least} that an "
-                        "answer needs; give a longer clip, or lower --min-frames")  # fmt: skip
+        raise ShortError(f"{walks[0].source}: the longest track has {longest} frames, fewer than the {least} that an "
+                         "answer needs; give a longer clip, or lower --min-frames")  # fmt: skip
     return kept, [f"{walk.name}: left out, {len(walk.pose)} frames" for walk in short]
 
 
