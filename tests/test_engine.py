@@ -454,6 +454,8 @@ def test_other_people_are_no_continuation(here: Path, capsys: pytest.CaptureFixt
         assert len(said) == 1 and "was trained or validated on other sequences" in said[0] and "other.json" in said[0]
         assert ("net-00002.pt" if name == "net" else "t1-best.pt") in said[0]
     assert written == {path: path.read_bytes() for path in written}
+    assert run("t2", *short, "t1.data_cfg.dataset_root=gone") == 0, "what was trained may lose its data"
+    assert "t1-best.pt: taken as it is, its data are not at hand (" in capsys.readouterr().err
     assert run("net", other, phase="test") == 0
     assert "was trained on 4 of the 4 people who are tested (0000, ...)" in capsys.readouterr().err
     assert run("net", phase="test") == 0 and "people who are tested" not in capsys.readouterr().err

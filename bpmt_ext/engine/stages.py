@@ -204,7 +204,12 @@ def earlier_stages(
         checkpoint = finished_checkpoint(stage, output)
         if checkpoint is not None:
             state = load_checkpoint(checkpoint)
-            refuse_other_data(checkpoint, state, stage, load_splits(stage.data_cfg, pose_skeleton(stage).num_joints))
+            try:
+                splits = load_splits(stage.data_cfg, pose_skeleton(stage).num_joints)
+            except UserError as error:  # a finished stage needs its data no more
+                log.warning("%s: taken as it is, its data are not at hand (%s)", checkpoint, error)
+            else:
+                refuse_other_data(checkpoint, state, stage, splits)
             warn_of_changes(checkpoint, state, stage)
         else:
             _check_handover(settings, stage, name, path)
