@@ -119,6 +119,14 @@ def test_a_folder_in_natural_order_with_everything_that_can_be_wrong(tmp_path: P
             if "wider" in name] == [1]  # fmt: skip
 
 
+@pytest.mark.parametrize("place", [(slice(10, 90), slice(40, 41)), (slice(0, 64), slice(0, 1))])
+def test_a_figure_of_one_column_is_a_figure(tmp_path: Path, place: tuple[slice, slice]) -> None:
+    line = np.zeros((100, 80), np.uint8)
+    line[place] = 255
+    raw = read_folder(write_pngs(tmp_path, [line]))
+    assert np.array_equal(raw.pose, align(line[None])) and raw.pose.any() and not raw.dropped
+
+
 def test_frames_of_several_sizes_in_pieces_and_in_all_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [figure(40 + i, 5, 50 + 9 * i, i, (60 + 10 * i, 100 + 7 * i)) for i in range(5)]
     expected = np.concatenate([align(frame[None]) for frame in frames])

@@ -131,8 +131,8 @@ def read_folder(folder: Path, cut: int = 0) -> Raw:
 
 def _body(frame: np.ndarray) -> np.ndarray:
     """The frame without the black rows and columns around what is in it."""
-    (top, *_, bottom), (left, *_, right) = (np.flatnonzero(frame.any(axis)) for axis in (1, 0))
-    return frame[top:bottom + 1, left:right + 1]
+    rows, columns = (np.flatnonzero(frame.any(axis)) for axis in (1, 0))
+    return frame[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
 
 
 def _finished(waiting: list[np.ndarray], shape: np.ndarray, cut: int, facts: Counter[str]) -> np.ndarray:
