@@ -24,6 +24,7 @@ from bpmt_ext.config_checks import (
     dig,
     drop_leftovers,
     located,
+    no_rise,
     sentences,
     suggestion,
     torch_class,
@@ -264,6 +265,8 @@ def _complete(layers: Layers, default_loss: Any) -> set[str]:
         if isinstance(values.get(section), dict) and values[section].get(key) is None:
             values[section][key] = dig(values, origin)
             derived.add(path)
+            if key == "total_steps" and no_rise(values[section], values[section][key]):
+                values[section][key] += 1
     named, data = dig(values, "model_cfg.joint_format"), values.get("data_cfg")
     if isinstance(named, str) and isinstance(data, dict) and "data_cfg.joint_format" not in layers.sources:
         data["joint_format"] = named  # the hosts' configs say it there

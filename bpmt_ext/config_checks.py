@@ -103,6 +103,16 @@ _OURS = {"scheduler_cfg": "bpmt_ext.engine.schedules"}  # more of them, after to
 STEPPED = ("OneCycleLR", "WarmupCosineLR")  # schedules whose total_steps follow trainer_cfg.total_iter
 
 
+def no_rise(schedule: Any, total_steps: Any) -> bool:
+    """Whether this scheduler_cfg is a OneCycleLR that would rise within one step: torch divides by one less."""
+    if dig(schedule, "scheduler") != "OneCycleLR":
+        return False
+    try:
+        return float(schedule.get("pct_start", 0.3)) * total_steps == 1
+    except (TypeError, ValueError):  # no numbers: told where the schedule is built
+        return False
+
+
 def torch_class(section: str, name: str, where: str) -> type:
     """The solver or scheduler class of that name; UserError with a suggestion where there is none."""
     kind, module, base_name, _ = TORCH[section]

@@ -128,6 +128,22 @@ def test_what_cannot_be_used_is_told(kind: str, name: str, arguments: dict[str, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("share", "total", "three"), [(0.2, 5, False), (0.5, 2, True), (0.2, 6, True)])
+def test_a_rise_of_one_step_gets_one_more_where_it_follows_the_training(share: float, total: int, three: bool) -> None:
+    """Torch divides by the rise less one step; steps that the user wrote are left alone and told."""
+    cycle = {"scheduler": "OneCycleLR", "max_lr": 0.1, "pct_start": share, "three_phase": three}
+    sections = {"optimizer_cfg": {"solver": "SGD", "lr": 0.1, "momentum": 0.9}, "trainer_cfg": {"total_iter": total}}
+    solver, schedule = made(network(), scheduler_cfg=cycle, **sections)
+    assert schedule.total_steps == total + (share * total == 1)
+    for _ in range(total):
+        solver.step()
+        schedule.step()
+        assert 0 < solver.param_groups[0]["lr"] <= 0.1
+    if share * total == 1:
+        with pytest.raises(UserError, match=f"rise within .* = 1 step; make total_steps {total + 1}"):
+            made(network(), scheduler_cfg={**cycle, "total_steps": total}, **sections)
+
+
 def test_every_solver_and_schedule_of_this_torch_is_looked_at() -> None:
     looked = {*SOLVERS, *SCHEDULES, *(name for _, name, _, _ in REFUSED)} | {"MultiplicativeLR"}  # as LambdaLR
     for module, base in ((torch.optim, torch.optim.Optimizer),

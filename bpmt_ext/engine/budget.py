@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any
 
 from bpmt_ext.config import Settings
+from bpmt_ext.config_checks import no_rise
 from bpmt_ext.errors import UserError
 
 # Arguments of torch's schedulers that count iterations; those that multiply once an iteration are taken to a power.
@@ -43,10 +44,9 @@ def schedule_options(settings: Settings, iterations: int, prefix: str = "") -> l
             changed[where] = [max(1, round(one * factor)) for one in value]
         elif key in _DECAYS.get(schedule.scheduler, ()):
             changed[where] = value ** (1 / factor)
-    if schedule.scheduler == "OneCycleLR" and "scheduler_cfg.total_steps" in changed:
-        steps = "scheduler_cfg.total_steps"
-        if float(schedule.free.get("pct_start", 0.3)) * changed[steps] == 1:  # a rise of no steps: torch divides by it
-            changed[steps] += 1
+    steps = "scheduler_cfg.total_steps"
+    if no_rise({"scheduler": schedule.scheduler, **schedule.free}, changed.get(steps)):
+        changed[steps] += 1
     return [f"{prefix}{key}={value!r}" for key, value in changed.items()]
 
 

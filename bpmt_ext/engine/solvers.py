@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bpmt_ext.config import component_arguments
-from bpmt_ext.config_checks import torch_class
+from bpmt_ext.config_checks import no_rise, torch_class
 from bpmt_ext.engine.parts import Run
 from bpmt_ext.errors import UserError
 
@@ -74,6 +74,9 @@ def _with_inner(where: str, optimizer: Optimizer, arguments: Mapping[str, Any]) 
 
 def _built(place: str, cls: type, first: Any, arguments: Mapping[str, Any]) -> Any:
     where = f"{place}: {cls.__name__}"
+    if no_rise({"scheduler": cls.__name__, **arguments}, arguments.get("total_steps")):
+        raise UserError(f"{where} would rise within pct_start * total_steps = 1 step; make total_steps "
+                        f"{arguments['total_steps'] + 1}")  # fmt: skip
     if cls is torch.optim.SparseAdam:
         raise UserError(f"{where} takes sparse gradients only, these networks have none; choose Adam")
     try:
