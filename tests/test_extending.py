@@ -1,4 +1,4 @@
-"""The files of docs/extending.md as they stand in a folder; what their commands leave behind out."""
+"""The blocks of docs/extending.md one after the other in an empty folder; what their commands leave behind out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -22,25 +21,14 @@ from bpmt_ext.skeletons import skeleton_from_mapping
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.S | re.M)
-COMMANDS = [shlex.split(line) for kind, text in BLOCKS if not kind for line in text.splitlines()]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The page's files, and raw walks; afterwards nothing registered remains."""
+    """An empty folder; afterwards nothing that was registered in it remains."""
     monkeypatch.chdir(tmp_path)
     tables = [(table, dict(table)) for table in (METHODS, TRANSFORMS)]
     modules = set(sys.modules)
-    for kind, text in BLOCKS:
-        name = re.match(r"# (\S+\.(?:py|yaml))\n", text)
-        if kind:
-            (tmp_path / name.group(1)).write_text(text)
-    rng = np.random.default_rng(0)
-    (tmp_path / "raw").mkdir()
-    for person in range(6):
-        for camera in range(2):
-            pose = 100 + 20 * rng.standard_normal((12, 51))
-            np.savetxt(tmp_path / "raw" / f"p{person}_c{camera}_a.txt", pose, delimiter=",")
     yield tmp_path
     for table, kept in tables:
         for name in set(table) - set(kept):
@@ -54,23 +42,27 @@ def test_every_file_is_short() -> None:
         assert not kind or len(text.splitlines()) <= 31, text[:40]  # the first line is the file's name
 
 
-def test_the_commands_run(folder: Path) -> None:
-    convert = next(words for words in COMMANDS if words[0] == "python")
-    done = subprocess.run([sys.executable, *convert[1:]], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lists = json.loads((folder / "pickles/folds/fold0.json").read_text())
-    (folder / "pickles/partition.json").write_text(json.dumps(lists))
-    for words in COMMANDS:
-        if words[0] == "bpmt":
-            assert cli.main(words[1:]) == 0, words
+def test_the_page_runs_from_top_to_bottom(folder: Path) -> None:
+    for kind, text in BLOCKS:
+        if kind:
+            Path(re.match(r"# (\S+\.(?:py|yaml))\n", text).group(1)).write_text(text)
+            continue
+        for words in map(shlex.split, text.splitlines()):
+            if words[0] == "bpmt":
+                assert cli.main(words[1:]) == 0, words
+            else:
+                assert words[0] == "python"
+                done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
     results = json.loads((folder / "output/mine/MeanPose/mean_pose/results.json").read_text())
     assert 0 <= results["metrics"]["Rank-1"] <= 100
     config = yaml.safe_load((folder / "output/mine/MeanPose/lossy/config.yaml").read_text())
     assert config["trainer_cfg"]["transform"][1] == {"type": "LoseJoints", "probability": 0.2}
 
 
-def test_the_skeleton_loads(folder: Path) -> None:
-    mapping = yaml.safe_load((folder / "skeleton.yaml").read_text())["data_cfg"]["skeleton"]
+def test_the_skeleton_loads() -> None:
+    text = next(text for _, text in BLOCKS if text.startswith("# skeleton.yaml\n"))
+    mapping = yaml.safe_load(text)["data_cfg"]["skeleton"]
     assert skeleton_from_mapping(mapping).num_joints == 9
 
 

@@ -85,6 +85,13 @@ def lists(content: Any) -> Act:
     return act
 
 
+def no_lists_but_folds(folder: Path) -> None:
+    (folder / "folds").mkdir()
+    for k in range(2):
+        (folder / f"folds/fold{k}.json").touch()
+    sequencelists.read_partition(folder / "partition.json")
+
+
 def two(**more: Any) -> dict[str, Any]:
     """Lists of sequences."""
     return {"TRAIN": ["a/1_x/v", "b/2_x/v"], "TEST": ["a/3_x/v"], **more}
@@ -314,6 +321,7 @@ CASES: dict[str, tuple[Act, str]] = {
     # partitions
     "no partition": (lambda _: sequencelists.read_partition(None), "dataset_partition is not set"),
     "gone": (lambda folder: sequencelists.read_partition(folder / "a.json"), "does not exist"),
+    "gone, but folds": (no_lists_but_folds, "folds/fold*.json do (2): name one, or let bpmt compare take them with"),
     "torn": (lists("{"), "is not a readable JSON file"), "a list": (lists([]), "holds a list"),
     "one list": (lists({"TRAIN_SET": []}), "has no list TEST_SET"),
     "numbers": (lists({"TRAIN_SET": [1], "TEST_SET": []}), "TRAIN_SET must be a list of strings"),

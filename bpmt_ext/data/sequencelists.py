@@ -64,6 +64,10 @@ def read_partition(path: Path | str | None) -> Partition:
     try:
         content = json.loads(read_regular(path).decode("utf-8-sig"))
     except FileNotFoundError:
+        folds = sorted(path.parent.glob("folds/fold*.json"))
+        if folds:
+            raise UserError(f"{where} does not exist; {path.parent / 'folds/fold*.json'} do ({len(folds)}): name one, "
+                            "or let bpmt compare take them with --folds") from None  # fmt: skip
         raise UserError(
             f"{where} does not exist; the data set's converter (python datasets/<source>.py) puts it there; those "
             "of Gait3D and SUSTech1K are the benchmark's own files: give the converter, with --partition, the one in a "
