@@ -262,8 +262,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--seeds", nargs="+", type=_count, default=[0], metavar="N", help="seeds of the trainings (default: 0)")
     add("--folds", type=_positive, default=0, metavar="K", help="folds 0 to K-1; without it the configs' own split")
     add("--fold", nargs="+", type=_count, default=[], metavar="I", help="only these folds, to share the work")
-    add("--fold-dir", type=Path, metavar="DIR", help="where fold<i>.json lie (default: ROOT/folds, or beside the "
-        "configs' partition)")
+    add("--fold-dir", type=Path, metavar="DIR", help="where fold<i>.json lie (default: ROOT/folds; without --root, "
+        "beside the configs' partition)")
     add("--inner", action="store_true", help="take fold<i>_inner.json, which leave the test people alone")
     add("--root", type=Path, metavar="PATH", help="training data of all configs, in place of data_cfg.dataset_root")
     add("--test", nargs="+", action="extend", type=_pair, default=[], metavar="NAME=ROOT",

@@ -84,13 +84,13 @@ class Comparison:
     def __init__(self, options: Options) -> None:
         import torch
 
-        self.options, self.start = options, time.time()
+        self.options, self.start, self.cwd = options, time.time(), Path.cwd()
         self.gpu = torch.cuda.is_available()
         if not self.gpu:
             torch.set_num_threads(options.threads)
+        self._check_root()
         # one process, one clock: loader processes beside it would work for nothing
         base = () if self.gpu else ("data_cfg.num_workers=0",)
-        self.cwd = Path.cwd()
         self.methods = contenders(options.cfgs, options.axes, (*base, *options.opts), self.cwd, options.untrained)
         self.unmeasured: dict[str, dict[str, str]] = {}
         self.stages = {one.label: stages_of(one.config, one.opts, self.cwd) for one in self.methods}
@@ -99,6 +99,18 @@ class Comparison:
         for stages in self.stages.values():
             check_arguments(stages)
         self.cases = [self._case(fold) for fold in self._folds()]
+
+    def _check_root(self) -> None:
+        """UserError for a --root that is no folder, or holds no folds where some are asked for."""
+        o, root = self.options, self.options.root
+        if root is None:
+            return
+        where = f"--root {root.relative_to(self.cwd) if root.is_relative_to(self.cwd) else root}"
+        if not root.is_dir():
+            raise UserError(f"{where}: there is no such folder")
+        # the folds beside a config's partition may be those of other data
+        if (o.folds or o.fold) and o.fold_dir is None and not (root / "folds").is_dir():
+            raise UserError(f"{where}: has no folder folds; let the converter write it (--folds K), or give --fold-dir")
 
     def _check_shares(self) -> None:
         """UserError for a --split that would have no effect."""
@@ -127,7 +139,7 @@ class Comparison:
         tests = dict(o.tests) or {first.data_cfg.dataset_name: None}
         if fold is None:
             return Case("split", None, o.root, tests)
-        folder = o.fold_dir or (o.root / "folds" if o.root and (o.root / "folds").is_dir() else None)
+        folder = o.fold_dir or (o.root / "folds" if o.root else None)
         if folder is None:
             folders = {Path(s[-1].settings.data_cfg.dataset_partition).parent for s in self.stages.values()}
             if len(folders) > 1:
