@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bpmt_ext.report.pictures import save_png
 
@@ -27,7 +28,7 @@ def panels_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "") -> None:
-    """Write one PNG with a panel per kind of figure. Training is a line, validation a line with dots.
+    """Write one PNG with a panel per kind of figure. Training is a line, a dot if it is one point; validation has dots.
 
     rows: {"iteration", "split", figures...}; nothing is written without rows.
     """
@@ -42,7 +43,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "
                 points = [(row["iteration"], row[name]) for row in rows if row["split"] == split and name in row]
                 if not points:
                     continue
-                dots = "o" if split == "validation" else None
+                dots = "o" if split == "validation" or len(points) == 1 else None  # a line of one point is nothing
                 single = len(names) == 1
                 axes.plot(
                     *zip(*points, strict=True),
@@ -54,6 +55,10 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "
                     label=split if single else f"{name.removeprefix('part/').removesuffix('/loss')} ({split})",
                 )
         axes.set(title=heading, xlabel="iteration")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        there = {row["iteration"] for row in rows if not row.keys().isdisjoint(names)}
+        if len(there) == 1:
+            axes.set_xlim(min(there) - 1, max(there) + 1)
         if heading.startswith("loss") and any(row.get(name, 0) > 0 for row in rows for name in names):
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
