@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from pytest import approx
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,6 +18,7 @@ from bpmt_ext.errors import UserError
 from bpmt_ext.report.curves import draw_curves
 from bpmt_ext.report.results import results_table
 from bpmt_ext.report.tables import text_table
+from bpmt_ext.report.tradeoff import draw_tradeoff
 
 ROWS = [
     {"iteration": 2, "split": "train", "loss": 3.0, "triplet/loss": 1.0, "softmax/loss": 2.0, "softmax/accuracy": 25.0,
@@ -72,6 +74,33 @@ def test_curves_of_a_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_curves_of_losses_at_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"iteration": k, "split": "train", "loss": 0.0, "lr": 0.0} for k in (1, 2)]
     assert "loss" in panels(rows, tmp_path / "curves.png", monkeypatch)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_points_are_seen_over_whole_iterations(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Figure] = []
+    monkeypatch.setattr("bpmt_ext.report.curves.save_png", lambda figure, path: shown.append(figure))
+    rows = [{"iteration": k + 3, "split": "train", "loss": 2.0, "lr": 0.1} for k in range(count)]
+    draw_curves(rows, tmp_path / "curves.png")
+    for axes in shown[0].axes:
+        assert [line.get_marker() for line in axes.lines] == ["o" if count == 1 else "None"]
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert {row["iteration"] for row in rows} <= {*ticks} and all(tick == int(tick) for tick in ticks)
+
+
+def test_methods_at_one_place_are_all_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Figure] = []
+    monkeypatch.setattr("bpmt_ext.report.tradeoff.save_png", lambda figure, path, dpi: shown.append(figure))
+    rows = [("a", 60.0, 1e8, 4e6), ("b", 60.0, 1e8, 1e3), ("c", 60.1, 1e8, 4e6), ("d", 50.0, 1e8, 1e3),
+            ("e", 60.0, 1e9, 1e3), ("f", 60.0, 0, 0), ("g", 60.0, 0, 0)]  # fmt: skip
+    points = [{"label": label, "value": (mean, 1.0), "cost": cost, "size": size} for label, mean, cost, size in rows]
+    draw_tradeoff({"test": points}, tmp_path / "tradeoff.png", metric="Rank-1")
+    (axes,) = shown[0].axes
+    filled = [len(one.get_facecolor()) > 0 for one in axes.collections if isinstance(one, PathCollection)]
+    areas = [one.get_sizes()[0] for one in axes.collections if isinstance(one, PathCollection)]
+    assert filled == [True, False, False, True, True] and areas[0] < areas[1] < areas[2] and areas[3] == areas[4]
+    assert len({line.get_linewidth() for line in axes.lines if len(line.get_xdata()) == 2}) == 2
 
 
 def test_no_rows_no_picture(tmp_path: Path) -> None:
