@@ -32,7 +32,17 @@ from bpmt_ext.nets.landmarkgait import LandmarkNet
 from bpmt_ext.nets.tlca import TLCA
 from bpmt_ext.registry import get_method
 from bpmt_ext.report import attention as looks
-from bpmt_ext.report.clips import captioned, gif_bytes, joined, strip, write_clip, write_mp4
+from bpmt_ext.report.clips import (
+    captioned,
+    fitting,
+    gif_bytes,
+    joined,
+    strip,
+    text_size,
+    told_apart,
+    write_clip,
+    write_mp4,
+)
 from bpmt_ext.report.drawings import PART_COLOURS, clip_frames, legend, part_of_joint, project, ramp
 from bpmt_ext.report.silhouettes import (
     GROUP_COLOURS,
@@ -210,6 +220,37 @@ def test_clips_are_put_together_in_time_step() -> None:
         joined([], axis="below")
 
 
+@pytest.mark.parametrize(("titles", "names", "words"), [
+    (["d/p1/seq0/seq0.pkl", "d/p2/seq0/seq0.pkl"], ["p1", "p2"], ["...1", "...2"]),
+    (["d/p1/a/s.pkl", "d/p1/b/s.pkl", "d/p2/a/s.pkl"], ["p1/a", "p1/b", "p2/a"], ["...1/a", "...1/b", "...2/a"]),
+    (["anna_walk.pkl", "bert_walk.pkl"], ["anna_walk.pkl", "bert_walk.pkl"], ["anna...", "bert..."]),
+    (["x/a.pkl", "a.pkl"], ["x/a.pkl", "a.pkl"], ["x/a...", "a..."]),
+    (["d/s1.pkl", "d/s12.pkl"], ["s1.pkl", "s12.pkl"], ["...1...", "...12..."]),
+])  # fmt: skip
+def test_titles_keep_what_tells_the_files_apart(titles: list[str], names: list[str], words: list[str]) -> None:
+    forms = told_apart(titles)
+    assert forms == [titles, names, words]
+    wide = [text_size(title, 12)[0] + 4 for title in titles]
+    assert fitting(forms, wide) == titles and fitting(forms, [1] * len(titles)) == words
+    widths = [text_size(name, 12)[0] + 4 for name in names]
+    assert fitting(forms, widths) == names  # or the same
+    assert told_apart(titles[:1] * 2) == [titles[:1] * 2] and told_apart(titles[:1]) == [titles[:1]]
+
+
+@pytest.mark.parametrize("name", ["pair.png", "pair.gif", "below.png"])
+def test_side_by_side_files_have_their_own_titles(name: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("bpmt_ext.report.clips.shortened", lambda text, width, size: written.append(text) or text)
+    paths = []
+    for person in ("0001", "0002"):
+        paths.append(Path("a_folder_with_a_long_name_that_all_share", person, "one_more_folder_of_all/sequence.npz"))
+        paths[-1].parent.mkdir(parents=True)
+        shutil.copy("a.npz", paths[-1])
+    beside = ["--side-by-side"] if "pair" in name else []
+    assert main(["draw", *map(str, paths), "-o", name, "--count", "3", "--height", "60", *beside]) == 0
+    assert written == (["0001 | 0002"] if name == "pair.png" else ["0001", "0002"])
+
+
 def test_mp4_needs_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = np.full((3, 5, 7, 3), 9, np.uint8)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -292,6 +333,9 @@ def test_draw_writes_pictures_and_clips(files: Path) -> None:
         (["a.npz", "-o", "a.png", "--format", "coc17"], "did you mean coco17?"),
         (["two.npz", "-o", "a.png"], "name the one to read with --sequence"),
         (["twenty.npz", "-o", "a.png"], "which tells no joint format; name it with --joint-format: coco17, "),
+        ([*["a.npz"] * 101, "-o", "a.png"], "name 100 at most, or give a smaller --height"),
+        ([*["none.npz"] * 21, "-o", "a.gif", "--height", "1000"], "name 20 at most"),
+        ([*["a.npz"] * 20, "-o", "a.gif", "--height", "1000"], "name fewer files, or give --frames or a smaller"),
         (["a.npz", "-o", "a.png", "--frames", "40:50"], "--frames leaves none of its 30 frames"),
         (["a.npz", "-o", "a.png", "--bodies", "2"], "--bodies needs --format"),
         (["a.npz", "-o", "a.png", "--show", "attention"], "--cfgs and --show belong together"),

@@ -175,6 +175,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "ffmpeg that fails": (drawn("a.mp4"), "ffmpeg failed (status 1); write a .gif"),
     "no frame": (lambda _: sheets.Look(Path("a.png"), slice(9, 9)).numbers(3, "w"), "--frames leaves none of its 3"),
     "a long clip": (lambda _: sheets.Look(Path("a.gif")).numbers(sheets.MOST + 1, "w"), "1501 frames are too many for"),
+    "a picture too high": (lambda _: sheets.Look(Path("a.png")).check_size(101), "101 files with figures 200 pix"),
+    "a clip too large": (lambda _: sheets.Look(Path("a.gif")).check_size(30, 999), "a clip of more than 512 million"),
     "bodies of nothing": (lambda _: sheets.draw_files([], sheets.Look(Path("a.png")), bodies=2), "--bodies needs"),
     "an unknown pose": (strange_pose, "a.npy: "),
     # tables

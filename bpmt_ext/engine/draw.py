@@ -54,6 +54,7 @@ def run(
 ) -> int:  # fmt: skip
     """Draw what the trained network makes of each file; 0 when done. iteration, trust: as for a test."""
     check_kind(look.out)
+    look.check_size(len(paths))
     pictures = settings.data_cfg.modality == "silhouette"
     known = OF_SILHOUETTES if pictures else OF_POSES
     if show not in known:
@@ -70,6 +71,7 @@ def run(
     if show == "activation":
         _check_able(model.run.network, show)
     walks = [walk for path in paths for walk in read_all(model, [path], joint_format=joint_format, least=1)[0]]
+    look.check_size(len(walks), max((len(np.arange(len(walk.pose))[look.frames]) for walk in walks), default=1))
     drawn = []
     for walk in walks:
         sequences = walk_set(model, [walk])

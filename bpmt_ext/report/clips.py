@@ -5,6 +5,7 @@ A clip is an array of pictures on white ground. Files appear whole or not at all
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -47,6 +48,35 @@ def shortened(text: str, width: int, size: int) -> str:
     while text and text_size("..." + text, size)[0] > width:
         text = text[1:]
     return "..." + text if text else ""
+
+
+def told_apart(titles: Sequence[str]) -> list[list[str]]:
+    """Names of files in, the same ever shorter out: whole; the folders and files in which they differ; the words and
+    numbers in which these differ. Of one name, or the same ones, there is nothing shorter."""
+    if len(set(titles)) < 2:
+        return [list(titles)]
+    names = ["/".join(part) for part, _, _ in _differing([title.split("/") for title in titles])]
+    words = _differing([re.findall(r"\d+|[^\W\d_]+|.", name) for name in names])
+    return [list(titles), names, ["..." * before + "".join(part) + "..." * behind for part, before, behind in words]]
+
+
+def _differing(lines: Sequence[Sequence[str]]) -> list[tuple[Sequence[str], bool, bool]]:
+    """Of each line what stands between what all begin and all end with, one item at least; and what was cut off."""
+
+    def shared(lines: Sequence[Sequence[str]], most: int) -> int:
+        return next((k for k in range(most) if len({line[k] for line in lines}) > 1), most)
+
+    least = min(map(len, lines)) - 1
+    first = shared(lines, least)
+    last = shared([line[::-1] for line in lines], least - first)
+    return [(line[first:len(line) - last], first > 0, last > 0) for line in lines]
+
+
+def fitting(forms: Sequence[Sequence[str]], widths: Sequence[int], *, size: int = 12) -> Sequence[str]:
+    """The first of these forms of titles, see `told_apart`, in which all fit clips that are so wide; or the last."""
+    room = [width - 4 for width in widths]
+    fits = (form for form in forms if all(text_size(x, size)[0] <= w for x, w in zip(form, room, strict=True)))
+    return next(fits, forms[-1])
 
 
 def captioned(frames: np.ndarray, text: str, *, size: int = 12) -> np.ndarray:

@@ -16,12 +16,23 @@ from bpmt_ext.data.pickles import read_pickle, read_silhouettes
 from bpmt_ext.data.posefiles import read_pose_file
 from bpmt_ext.errors import UserError
 from bpmt_ext.report.activation import spread_frames
-from bpmt_ext.report.clips import captioned, check_kind, joined, strip, write_clip, write_png
+from bpmt_ext.report.clips import (
+    captioned,
+    check_kind,
+    fitting,
+    joined,
+    strip,
+    told_apart,
+    write_clip,
+    write_png,
+)
 from bpmt_ext.report.drawings import legend, views_of
 from bpmt_ext.report.silhouettes import silhouette_frames
 from bpmt_ext.skeletons import Skeleton, get_skeleton, of_bodies
 
 MOST = 1500  # frames of a clip
+MOST_PIXELS = 20_000  # of a side of a picture: what shows pictures often fails beyond
+MOST_IN_ALL = 1 << 29  # pixels of all frames of a clip: 1.5 GB
 _NARROWEST = 220  # pixels: titles and names need room
 
 
@@ -52,6 +63,19 @@ class Look:
             raise UserError(f"{name}: {len(chosen)} frames are too many for a clip of at most {MOST}; choose some with "
                             "--frames START:STOP:STEP")  # fmt: skip
         return chosen
+
+
+    def check_size(self, files: int, frames: int = 1) -> None:
+        """UserError if so many files, drawn with so many frames, make a picture beyond any sensible size."""
+        side = files * self.height  # a figure is about as wide as it is high, or half of it
+        if side > MOST_PIXELS:
+            raise UserError(f"-o {self.out}: {files} files with figures {self.height} pixels high make a picture of "
+                            f"more than {MOST_PIXELS} pixels; name {MOST_PIXELS // self.height} at most, or give a "
+                            "smaller --height")  # fmt: skip
+        if self.moving and side * self.height * frames > MOST_IN_ALL:
+            raise UserError(f"-o {self.out}: {files} files of up to {frames} frames, {self.height} pixels high, make a "
+                            f"clip of more than {MOST_IN_ALL >> 20} million pixels; name fewer files, or give --frames "
+                            "or a smaller --height")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,6 +119,7 @@ def draw_files(paths: Sequence[Path], look: Look, *, joint_format: str | None = 
     if bodies > 1 and joint_format is None:
         raise UserError("--bodies needs --format, the joint format of one of them")
     skeleton = of_bodies(get_skeleton(joint_format), bodies) if joint_format else None
+    look.check_size(len(paths))
     panels, figures = [], False
     for path in paths:
         frames = None if joint_format else _silhouettes(path)
@@ -131,6 +156,7 @@ def write_panels(look: Look, panels: Sequence[Panel], foot: Callable[[int], np.n
 
     side_by_side: beside each other at the same moments, else one below the other.
     """
+    look.check_size(len(panels), max((len(panel.numbers) for panel in panels), default=1))
     if look.moving:
         axis = "beside" if look.side_by_side else "below"
         write_pictures(look, [(panel.title, joined(panel.draw(None))) for panel in panels], foot, axis)
@@ -147,14 +173,18 @@ def write_panels(look: Look, panels: Sequence[Panel], foot: Callable[[int], np.n
     chosen = spread_frames(len(longest), look.count)
     clips = [joined(panel.draw(np.minimum(chosen, len(panel.numbers) - 1).tolist())) for panel in panels]
     together = strip(joined(clips), len(chosen), numbers=longest[chosen], gap=24)[None]
-    write_pictures(look, [(" | ".join(panel.title for panel in panels), together)], foot)
+    together = _widened(together, _NARROWEST)
+    forms = [[" | ".join(form)] for form in told_apart([panel.title for panel in panels])]
+    write_pictures(look, [(fitting(forms, [together.shape[2]])[0], together)], foot)
 
 
 def write_pictures(look: Look, titled: Sequence[tuple[str, np.ndarray]],
                    foot: Callable[[int], np.ndarray] | None = None, axis: str = "below") -> None:  # fmt: skip
     """Write frames (t, h, w, 3) with their titles: the first frame as a PNG, all as a clip."""
     least = _NARROWEST if axis == "below" else _NARROWEST // 2
-    whole = joined([captioned(_widened(frames, least), title) for title, frames in titled], axis=axis, gap=10)
+    clips = [_widened(frames, least) for _, frames in titled]
+    titles = fitting(told_apart([title for title, _ in titled]), [clip.shape[2] for clip in clips])
+    whole = joined([captioned(clip, title) for clip, title in zip(clips, titles, strict=True)], axis=axis, gap=10)
     if foot is not None:
         whole = joined([whole, foot(whole.shape[2])[None]], axis="below")
     if look.moving:
