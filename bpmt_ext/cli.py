@@ -279,7 +279,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--untrained", action="store_true", help="also every network as it starts")
     add("--yardsticks", nargs="*", metavar="NAME", help="also the yardsticks, all of them or these")
     add("--reference", default="best", metavar="LABEL", help="whom the others are compared with: best, first, a label")
-    add("--format", choices=("markdown", "text", "csv", "latex", "json"), default="markdown", help="what is printed")
+    add("--format", choices=("markdown", "text", "csv", "latex", "json"), default="markdown",
+        help="what is printed (default: markdown; csv: one table, the others after #; DIR/table.csv: a row a training)")
     add("--report", action="store_true", help="only print what stands in DIR")
     add("--threads", type=_positive, default=1, metavar="N", help="threads of a training on a CPU (default: 1)")
     add("--out", type=Path, required=True, metavar="DIR", help="the folder of this comparison")

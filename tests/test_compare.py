@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -31,7 +32,8 @@ from bpmt_ext.engine.logs import Journal
 from bpmt_ext.engine.methods import Contender, contenders, identity, read_axes, stages_of
 from bpmt_ext.errors import UserError
 from bpmt_ext.metrics.bootstrap import paired_bootstrap
-from bpmt_ext.report.comparison_tables import report_text
+from bpmt_ext.report.comparison import few_identities
+from bpmt_ext.report.comparison_tables import main_table, report_text
 from bpmt_ext.report.means import cost, metric_names, spread
 from bpmt_ext.report.paired import paired_differences
 from bpmt_ext.report.published import published_for, read_published
@@ -431,10 +433,32 @@ def test_probes_of_all_folds_are_pooled_and_seeds_averaged(tmp_path: Path) -> No
     y = np.concatenate([(b[fold, 0] + b[fold, 1]) / 2 for fold in a])[keep]
     who = np.array([f"{fold} p{i // 3}" for fold in a for i in range(9)])[keep]
     wanted = paired_bootstrap(100 * x, 100 * y, who)
-    assert (rows[0]["difference"], rows[0]["p"]) == (pytest.approx(wanted[0]), pytest.approx(wanted[3], rel=0.2))
+    assert rows[0]["difference"] == pytest.approx(wanted[0]) and rows[0]["p"] is None  # of six people
+    assert (rows[0]["low"], rows[0]["high"]) == (pytest.approx(wanted[1], abs=4), pytest.approx(wanted[2], abs=4))
     assert (rows[0]["probes"], rows[0]["identities"], rows[0]["folds"]) == (17, 6, 2)
     (other, _) = paired_differences(tmp_path, found, "first")
     assert other["reference"] == "B" and other["difference"] == pytest.approx(-rows[0]["difference"])
+
+
+@pytest.mark.parametrize(("people", "p", "note"), [
+    (3, "-", "T: the differences rest on 3 identities only: over fewer than 20 the intervals come out too narrow, and "
+             "fewer than 9 allow no p"),
+    (9, "0.0002", "T: the differences rest on 9 identities only: over fewer than 20 the intervals and p come out too "
+                  "small"),
+    (20, "0.0002", ""),
+])  # fmt: skip
+def test_few_people_are_told(people: int, p: str, note: str, tmp_path: Path) -> None:
+    scores = {label: {("fold0", None): np.full(3 * people, value)} for label, value in (("A", 1.0), ("B", 0.0))}
+    found = made_up(tmp_path, scores)
+    found["comparisons"] = paired_differences(tmp_path, found, "best")
+    found["notes"] = few_identities(found["comparisons"])
+    assert found["notes"] == ([note] if note else [])
+    line = next(line for line in report_text(found, "markdown").splitlines() if line.startswith("| T | A | B | Rank-1"))
+    assert line.endswith(f"| +100.0 | +100.0 to +100.0 | {p} | {people} | {3 * people} |")
+    assert note in report_text(found, "text")
+    lines = [line for line in report_text(found, "csv").splitlines() if line and not line.startswith("# ")]
+    header, rows = main_table(found)
+    assert [*csv.reader(lines)] == [header, *rows] and len(rows) == 2  # one table
 
 
 def test_published_figures_stand_beside_ours(tmp_path: Path) -> None:

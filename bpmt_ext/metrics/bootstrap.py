@@ -9,6 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+FEW = 20  # identities: intervals over fewer come out too narrow
+# n identities have comb(2 n - 1, n) different samples: from 9 on (24,310) more than are drawn by default; of fewer the
+# same ones come again and again, and say nothing about a small p
+LEAST_FOR_P = 9
 _BLOCK = 2**22  # counts drawn at a time: 32 MB
 
 
@@ -24,7 +28,8 @@ def paired_bootstrap(
     a, b (n,): the same metric of the same probes under two methods, NaN where the probe is not valid (left out; both
     must agree on which). identities (n,): whose probe it is. For a macro difference pass one value per identity.
     -> (difference, low, high, p): low and high bound the central 95 % of the draws, in the unit of a and b; p is
-    two-sided, the share of draws on the other side of 0, at least 2 / (draws + 1) and at most 1.
+    two-sided, the share of draws on the other side of 0, at least 2 / (draws + 1) and at most 1; of fewer than
+    LEAST_FOR_P identities it says nothing.
     ValueError for unequal lengths, unequal NaNs, no valid probe or fewer than two identities.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)

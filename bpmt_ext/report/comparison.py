@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bpmt_ext.errors import UserError
 from bpmt_ext.jsonfiles import read_json
+from bpmt_ext.metrics.bootstrap import FEW, LEAST_FOR_P
 from bpmt_ext.report.paired import paired_differences
 from bpmt_ext.report.published import published_for
 
@@ -54,7 +55,7 @@ def gather(out: Path, reference: str = "best") -> dict[str, Any]:
     results = {"format": plan["format"], "budget": plan["budget"], "protocol": plan["protocol"], "tests": tests,
                "data": plan["data"], "methods": methods, "cells": cells, "failures": failures}
     results["comparisons"] = paired_differences(out, results, reference)
-    results["notes"] = _notes(results, plan)
+    results["notes"] = [*few_identities(results["comparisons"]), *_notes(results, plan)]
     names = dict.fromkeys(cell["dataset"] for cell in cells)
     results["published"] = [row.model_dump(include=PUBLISHED, exclude_none=True) for name in names
                             for row in published_for(name)]
@@ -65,6 +66,19 @@ def _cell(result: dict[str, Any]) -> dict[str, Any]:
     scores = {test: {k: one[k] for k in KEPT if k in one}
               for test, one in result["scores"].items()}
     return {**{k: v for k, v in result.items() if k != "scores"}, "scores": scores}
+
+
+def few_identities(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each test whose differences rest on few identities."""
+    notes = []
+    for test in dict.fromkeys(row["test"] for row in comparisons):
+        counts = sorted({row["identities"] for row in comparisons if row["test"] == test and row["identities"] < FEW})
+        if counts:
+            said = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+            notes.append(f"{test}: the differences rest on {said} identities only: over fewer than {FEW} the intervals "
+                         + (f"come out too narrow, and fewer than {LEAST_FOR_P} allow no p" if counts[0] < LEAST_FOR_P
+                            else "and p come out too small"))  # fmt: skip
+    return notes
 
 
 def _notes(results: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:

@@ -86,9 +86,13 @@ def difference_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[s
     """Header and rows of the paired differences."""
     header = ["test", "method", "against", "metric", "difference", "95 % interval", "p", "identities", "probes"]
     rows = [[one["test"], one["reference"], one["label"], one["metric"], f"{one['difference']:+.1f}",
-             f"{one['low']:+.1f} to {one['high']:+.1f}", f"{one['p']:.2g}", str(one["identities"]), str(one["probes"])]
+             f"{one['low']:+.1f} to {one['high']:+.1f}", _p(one["p"]), str(one["identities"]), str(one["probes"])]
             for one in results["comparisons"]]
     return header, rows
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
 
 
 def published_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -101,7 +105,8 @@ def published_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[st
 
 
 def report_text(results: Mapping[str, Any], form: str) -> str:
-    """All tables and notes in one form: text, markdown, csv or latex; or json, the results themselves."""
+    """All tables and notes in one form: text, markdown, csv or latex; or json, the results themselves. In a csv all but
+    the first table are comments, so that it can be read as one."""
     if form == "json":
         return json.dumps(results, indent=2)
     tables = [(*main_table(results), 2 if len(results["tests"]) > 1 else 1), (*difference_table(results), 4),
@@ -114,6 +119,8 @@ def report_text(results: Mapping[str, Any], form: str) -> str:
              *results["notes"]]
     mark = {"latex": "% ", "csv": "# ", "markdown": "* ", "text": ""}[form]
     notes = [mark + " ".join(note.split()) for note in notes]
+    if form == "csv":
+        blocks[1:] = ["\n".join(mark + line for line in block.splitlines()) for block in blocks[1:]]
     return "\n\n".join([*blocks, "\n".join(notes)])
 
 

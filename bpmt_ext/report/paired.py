@@ -10,7 +10,7 @@ import numpy as np
 
 from bpmt_ext.data.posearrays import read_npz
 from bpmt_ext.errors import UserError
-from bpmt_ext.metrics.bootstrap import paired_bootstrap
+from bpmt_ext.metrics.bootstrap import LEAST_FOR_P, paired_bootstrap
 from bpmt_ext.report.means import HEADLINES, cells_of, figures, metric_names
 
 # what is compared, and its values by probe: of a ranking, of a recognition
@@ -24,7 +24,8 @@ Values = dict[str, dict[Probe, tuple[str, float]]]  # {value: {probe: (identity,
 def paired_differences(out: Path, results: Mapping[str, Any], reference: str) -> list[dict[str, Any]]:
     """Of each test, the reference less each other method: {test, metric, reference, label, difference, low, high, p,
     probes, identities, folds} for Rank-1, macro Rank-1 where the protocol has it, and mAP, or for top1 and top5, in
-    percent. Of a recognition the identities are the subjects (or clips) that were recorded.
+    percent; p is None where too few identities say nothing about it. Of a recognition the identities are the subjects
+    (or clips) that were recorded.
 
     reference: `best` (highest mean Rank-1 or top1 of the test), `first`, or a label; UserError for a label without
     results.
@@ -102,6 +103,8 @@ def _paired(a: Values, b: Values, known: set[str]) -> list[dict[str, Any]]:
             else:
                 drawn = paired_bootstrap(x, y, who)
             difference, low, high, p = drawn
-            rows.append({"metric": name, "difference": difference, "low": low, "high": high, "p": p,
-                         "probes": len(keys), "identities": len(set(who)), "folds": len({key[0] for key in keys})})
+            count = len(set(who))
+            rows.append({"metric": name, "difference": difference, "low": low, "high": high,
+                         "p": p if count >= LEAST_FOR_P else None, "probes": len(keys), "identities": count,
+                         "folds": len({key[0] for key in keys})})
     return rows
