@@ -14,7 +14,14 @@ import onnxruntime
 net = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = net.get_modelmeta().custom_metadata_map
 print(about["model"], about.get("joint_format", ""), json.loads(about.get("coordinates", "[]")), about["distance"])
-walks = [np.load(path) for path in sys.argv[2:]]
+walks = []
+for path in sys.argv[2:]:
+    try:
+        with open(path, "rb") as file:
+            walks.append(np.lib.format.read_array(file))
+    except (OSError, ValueError):  # of a pickle, too, which could run code: it is not opened here
+        print(f"{path}: is no .npy file; docs/export.md makes one of a converted .pkl in a line", file=sys.stderr)
+        sys.exit(2)
 length = np.array([len(walk) for walk in walks])
 kind = np.uint8 if net.get_inputs()[0].type == "tensor(uint8)" else np.float32
 batch = np.zeros((len(walks), length.max(), *walks[0].shape[1:]), kind)  # what stands behind a walk is not read

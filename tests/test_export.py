@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import yaml
 from bpmt_ext.cli import main
 from bpmt_ext.config import load_settings
 from bpmt_ext.data.inputs import HOD_MultiInput
+from bpmt_ext.data.pickles import write_pickle
 from bpmt_ext.data.preprocessing import FillMissing, sightings
 from bpmt_ext.data.sequences import SequenceSet, Splits
 from bpmt_ext.data.transforms import add_transform
@@ -217,7 +219,26 @@ def test_a_file_works_without_this_package(here: Path, capsys: pytest.CaptureFix
     wanted = embed_walks(model, read_all(model, [Path(w) for w in walks], joint_format="coco17")[0])
     found = [float(word.strip("[]")) for word in table.split() if word.strip("[]")]
     np.testing.assert_allclose(np.reshape(found, (3, 3)), distances(wanted, wanted), atol=6e-5)
-    assert len(script.read_text().split('"""')[2].strip().splitlines()) <= 25
+    assert len(script.read_text().split('"""')[2].strip().splitlines()) <= 30
+
+
+@needs_extra
+def test_the_example_takes_a_converted_sequence_once_it_is_a_npy_file(here: Path) -> None:
+    if not Path("net.onnx").is_file():
+        assert asked("-o", "net.onnx") == 0
+    write_pickle("anna.pkl", np.load("0.npy"))
+
+    def run(*line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *line], capture_output=True, text=True)
+
+    example = [str(ROOT / "examples/use_onnx.py"), "net.onnx", "0.npy"]
+    for name in ("anna.pkl", "none.npy", "net.onnx"):
+        done = run(*example, name)
+        assert done.returncode == 2 and done.stderr.startswith(f"{name}: is no .npy file; docs/export.md makes one")
+        assert len(done.stderr.splitlines()) == 1
+    line = next(line for line in (ROOT / "docs/export.md").read_text().splitlines() if line.startswith("python -c"))
+    assert run(*shlex.split(line)[1:]).returncode == 0
+    assert np.array_equal(np.load("anna.npy"), np.load("0.npy")) and run(*example, "anna.npy").returncode == 0
 
 
 def test_safetensors_go_back_into_a_network(here: Path, capsys: pytest.CaptureFixture) -> None:

@@ -63,6 +63,8 @@ def test_gait3d_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 def test_every_other_command_names_what_exists() -> None:
     for words in commands("python ") + commands("torchrun "):
+        if words[1] == "-c":  # test_export.py runs it
+            continue
         path = next(word for word in words if word.endswith(".py"))
         assert (ROOT / path).is_file(), words
         config = [words[i + 1] for i, word in enumerate(words) if word == "--cfgs"]
