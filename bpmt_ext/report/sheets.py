@@ -64,7 +64,6 @@ class Look:
                             "--frames START:STOP:STEP")  # fmt: skip
         return chosen
 
-
     def check_size(self, files: int, frames: int = 1) -> None:
         """UserError if so many files, drawn with so many frames, make a picture beyond any sensible size."""
         side = files * self.height  # a figure is about as wide as it is high, or half of it
