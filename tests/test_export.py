@@ -218,7 +218,8 @@ def test_a_file_works_without_this_package(here: Path, capsys: pytest.CaptureFix
     model = load_model(load_settings(here / "net.yaml"), here / "output")
     wanted = embed_walks(model, read_all(model, [Path(w) for w in walks], joint_format="coco17")[0])
     found = [float(word.strip("[]")) for word in table.split() if word.strip("[]")]
-    np.testing.assert_allclose(np.reshape(found, (3, 3)), distances(wanted, wanted), atol=6e-5)
+    # a walk is as far from itself as float32 leaves of |a|2 + |b|2 - 2 ab
+    np.testing.assert_allclose(np.reshape(found, (3, 3)), distances(wanted, wanted), atol=5e-4)
     assert len(script.read_text().split('"""')[2].strip().splitlines()) <= 30
 
 
