@@ -211,6 +211,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "sparse": (train("optimizer_cfg={solver: SparseAdam, lr: 0.1}"), "takes sparse gradients only"),
     "a rate below 0": (train("optimizer_cfg.lr=-1"), "AdamW refuses its settings: Invalid learning rate"),
     "more than a step": (train(RATES % "ReduceLROnPlateau"), "it asks for metrics; choose another"),
+    "a rise of no steps": (train("scheduler_cfg={scheduler: OneCycleLR, max_lr: 1, pct_start: 0.2, total_steps: 5}"),
+                           "OneCycleLR would rise within pct_start * total_steps = 1 step; make total_steps 6"),
     "steps in words": (train(RATES % "StepLR, step_size: two"), "StepLR refuses its settings: "),
     "schedules in words": (train(RATES % "SequentialLR, schedulers: 3, milestones: [1]"),
                            "schedulers is 3; write a list of {scheduler: LinearLR, ...}"),
