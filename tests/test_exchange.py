@@ -108,19 +108,34 @@ def test_a_bone_without_length_keeps_it() -> None:
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_lost_joint_stays_lost_and_moves_nothing_that_hangs_from_it(channels: int) -> None:
     still, gaps = people(3, channels=channels), people(3, channels=channels)
-    elbow = KINECT.joints.index("left_elbow")
+    elbow, hip = KINECT.joints.index("left_elbow"), KINECT.hip
     for here in (still, gaps):
         for pose in here.reader.arrays.values():
             pose[1:] = pose[:1]  # nobody moves: what a gap hides is known
-            pose[..., :3] -= pose[:, KINECT.hip, :3]  # and the hip is where poses are centred, which is no gap
+    for pose in gaps.reader.arrays.values():
+        pose[..., :3] -= pose[:, hip, :3]  # where poses are centred is no gap
     for pose in gaps.reader.arrays.values():
         pose[::4, elbow, 3 if channels == 4 else 0 :] = 0  # confidence alone, or the place
     want, found = (ExchangedBodies(each, KINECT, 1, 0) for each in (still, gaps))
     for i in range(len(still), len(want)):
         shown = np.ones((9, 20), bool)
         shown[::4, elbow] = False
-        assert np.allclose(found.read(i)[shown][:, :3], want.read(i)[shown][:, :3], atol=1e-6)
+        place = want.read(i)[..., :3] - want.read(i)[:, hip, :3]
+        assert np.allclose(found.read(i)[shown][:, :3], place[shown], atol=1e-6)
         assert not found.read(i)[~shown][:, :3].any()
+
+
+def test_a_bone_that_nobody_saw_keeps_its_length() -> None:
+    real = people(2)
+    elbow, wrist = (KINECT.joints.index(f"left_{joint}") for joint in ("elbow", "wrist"))
+    for record in real.records:
+        if record.label == "p1":
+            real.reader.arrays[record.paths[0]][:, elbow] = 0
+    made = ExchangedBodies(real, KINECT, 1, 0)
+    own, lent = bone_vectors(made.read(0), KINECT), bone_vectors(made.read(len(real)), KINECT)
+    assert made.records[len(real)].label == "p0~p1"
+    assert np.allclose(own[:, [elbow, wrist]], lent[:, [elbow, wrist]], atol=1e-6)
+    assert all(np.isfinite(made.read(i)).all() for i in range(len(made)))
 
 
 def test_names_that_look_made_up_are_told_apart_or_refused() -> None:

@@ -7,6 +7,7 @@ chosen by the local rank, everything else by the global one.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from bpmt_ext.engine.failures import explanation
 from bpmt_ext.errors import UserError
 
 PATIENCE = 10.0  # minutes that a process waits for its peers before it counts them as lost
+_LAST = 0.25  # seconds that the threads of a group have, at its end, to let go of what they hold
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ def world(patience: float = PATIENCE) -> Iterator[World]:
         with _explained(rank, size):
             yield World(rank, size, device)
     finally:
+        # A thread of gloo lets go of the last tensor with the interpreter's lock, which the end of the group would wait
+        # for with that lock held, for ever: the thread goes first.
+        time.sleep(_LAST)
         dist.destroy_process_group()
 
 

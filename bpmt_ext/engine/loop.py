@@ -216,7 +216,7 @@ class Trainer:
             raise UserError(f"{path}: was trained with other settings ({', '.join(changed)}), and to its end; to train "
                             "anew give another save_name or delete it")  # fmt: skip
         if self.run.world.main:
-            warn_of_changes(path, state, self.run.settings)
+            warn_of_changes(path, changed)
             log.info("%s: continuing from %s", self.run.settings.model_cfg.model, path.name)
 
 

@@ -149,9 +149,8 @@ def changed_keys(state: Mapping[str, Any], settings: Settings) -> list[str]:
     return [key for key in found if key not in _FREE and key.partition(".")[0] not in _FREE]
 
 
-def warn_of_changes(path: Path, state: Mapping[str, Any], settings: Settings) -> None:
-    """Tell that a training goes on, or counts as done, though its settings are no longer those it began with."""
-    changed = changed_keys(state, settings)
+def warn_of_changes(path: Path, changed: Sequence[str]) -> None:
+    """Tell that a training goes on, or counts as done, though these settings are no longer those it began with."""
     if changed:
         log.warning(
             "%s was trained with other settings (%s); to train anew give another save_name or delete it",

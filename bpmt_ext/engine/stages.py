@@ -31,6 +31,7 @@ from bpmt_ext.engine.loop import check_training, train
 from bpmt_ext.engine.parts import (
     Objective,
     Run,
+    changed_keys,
     classifies,
     refuse_other_data,
     seed_everything,
@@ -210,7 +211,7 @@ def earlier_stages(
                 log.warning("%s: taken as it is, its data are not at hand (%s)", checkpoint, error)
             else:
                 refuse_other_data(checkpoint, state, stage, splits)
-            warn_of_changes(checkpoint, state, stage)
+            warn_of_changes(checkpoint, changed_keys(state, stage))
         else:
             _check_handover(settings, stage, name, path)
             train_config(stage, world, output, inner, root, trust)
